@@ -1,0 +1,1 @@
+"""The control plane: etcd in, forwarding table out."""

@@ -1,0 +1,1 @@
+"""The data path: TUN queues, UDP sockets, shared memory and the workers that move packets."""

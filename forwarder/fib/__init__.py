@@ -1,0 +1,1 @@
+"""The forwarding table in shared memory: its layout, its one writer, its lock-free readers."""
