@@ -1,0 +1,105 @@
+"""Real etcd servers for the tests, each a process of its own on a free loopback port."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from control.embedded_etcd import EmbeddedEtcd
+from control.etcd import EtcdClient
+from control.etcd_config import EtcdConfig
+
+_prefixes = itertools.count()
+
+
+class EtcdServer(EmbeddedEtcd):
+    """An etcd that can be treated badly: killed, stopped in its tracks, started again."""
+
+    def restart(self) -> None:
+        """Start again on the same ports and data."""
+        self._wanted_ports = self._ports
+        self.start()
+
+    def restart_empty(self) -> None:
+        """Start again on the same ports as another, new cluster."""
+        self.kill()
+        self.data_dir = self.data_dir.with_name(self.data_dir.name + "-new")
+        self.restart()
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+        self.stop()
+
+    def suspend(self) -> None:
+        """The connections stay open, nobody answers on them."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        if self.pid is not None:
+            self.resume()
+        super().stop(timeout_s)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.pid is not None:
+            os.kill(self.pid, number)
+
+
+@pytest.fixture(scope="session")
+def shared_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """One server for all tests that do it no harm; each uses a prefix of its own."""
+    server = EtcdServer(tmp_path_factory.mktemp("etcd"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_etcd(tmp_path: Path) -> Iterator[EtcdServer]:
+    """A server to kill, suspend and restart."""
+    server = EtcdServer(tmp_path / "etcd")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def prefix() -> str:
+    """An etcd prefix nobody else uses."""
+    return f"/test-{next(_prefixes)}/network"
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., EtcdClient]]:
+    """Makes clients of a server, and closes them after the test."""
+    clients: list[EtcdClient] = []
+
+    def client_of(server: EmbeddedEtcd, request_timeout_s: float = 2.0) -> EtcdClient:
+        config = EtcdConfig(urls=(server.url,), request_timeout_s=request_timeout_s)
+        clients.append(EtcdClient(config))
+        return clients[-1]
+
+    yield client_of
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def client(shared_etcd: EtcdServer, connect: Callable[..., EtcdClient]) -> EtcdClient:
+    return connect(shared_etcd)
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    """Return as soon as `condition` holds; fail the test if it never does."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        time.sleep(0.01)
