@@ -82,8 +82,10 @@ def connect() -> Iterator[Callable[..., EtcdClient]]:
     """Makes clients of a server, and closes them after the test."""
     clients: list[EtcdClient] = []
 
-    def client_of(server: EmbeddedEtcd, request_timeout_s: float = 2.0) -> EtcdClient:
-        config = EtcdConfig(urls=(server.url,), request_timeout_s=request_timeout_s)
+    def client_of(
+        server: EmbeddedEtcd, prefix: str = "/test/network", request_timeout_s: float = 2.0
+    ) -> EtcdClient:
+        config = EtcdConfig((server.url,), prefix, request_timeout_s=request_timeout_s)
         clients.append(EtcdClient(config))
         return clients[-1]
 
@@ -93,8 +95,9 @@ def connect() -> Iterator[Callable[..., EtcdClient]]:
 
 
 @pytest.fixture
-def client(shared_etcd: EtcdServer, connect: Callable[..., EtcdClient]) -> EtcdClient:
-    return connect(shared_etcd)
+def client(shared_etcd: EtcdServer, connect: Callable[..., EtcdClient], prefix: str) -> EtcdClient:
+    """A client of the shared server, below a prefix of its own."""
+    return connect(shared_etcd, prefix)
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
