@@ -130,7 +130,10 @@ class Namespace:
 
     def pids(self) -> list[int]:
         """All processes in here, whoever started them, but for the caller."""
-        ours = self.path.stat()
+        try:
+            ours = self.path.stat()
+        except FileNotFoundError:
+            return []
         found = []
         for entry in os.listdir("/proc"):
             if entry.isdigit() and int(entry) != os.getpid():
@@ -163,19 +166,22 @@ def remove_namespaces(namespaces: Sequence[Namespace], *, grace_s: float = 5.0) 
     The leader of each session (what `popen` started) is asked by SIGTERM, the last started
     first, and has `grace_s` seconds to end in order with its children. The rest is killed.
     """
-    present = [namespace for namespace in namespaces if namespace.path.exists()]
-    leaders = {pid for namespace in present for pid in namespace.pids() if _leads_session(pid)}
+    leaders = {pid for namespace in namespaces for pid in namespace.pids() if _leads_session(pid)}
     started = {process.pid for n in namespaces for process in n.processes if process.poll() is None}
     for pid in sorted(leaders | started, reverse=True):
         end_process(pid, grace_s)
-    for namespace in present:
+    for namespace in namespaces:
         for pid in namespace.pids():
             end_process(pid, grace_s=0.0)
     for process in (process for namespace in namespaces for process in namespace.processes):
         process.wait()
         _close_pipes((process.stdout, process.stderr))
-    for namespace in present:
-        run_command(["ip", "netns", "delete", namespace.name])
+    for namespace in namespaces:
+        if namespace.path.exists():
+            done = run_command(["ip", "netns", "delete", namespace.name], check=False)
+            # Two sweeps may meet over the same leftovers; either may be the one that succeeds.
+            if namespace.path.exists():
+                raise CommandError(done.args, done.returncode, done.stderr)
 
 
 def _leads_session(pid: int) -> bool:

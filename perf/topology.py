@@ -46,6 +46,13 @@ FIRST_HOST_NUMBER = 10
 MAX_HOSTS = 200
 BRIDGE_DEVICE = "docker0"
 
+_NOT_ON_A_PLAIN_NIC = (
+    "tx",
+    "tso",
+    "gso",
+    "tx-udp_tnl-segmentation",
+    "tx-udp_tnl-csum-segmentation",
+)
 _OWNED_NAME = re.compile(r"loden-(?P<pid>\d+)-(?P<start>\d+)-\d+-")
 _counter = itertools.count()
 
@@ -205,7 +212,7 @@ class Topology:
 
     def _configure(self, host: Host) -> None:
         if self._plain_nic:
-            off = ["tx", "off", "tso", "off", "gso", "off"]
+            off = [word for feature in _NOT_ON_A_PLAIN_NIC for word in (feature, "off")]
             host.run(["ethtool", "-K", UNDERLAY_DEVICE, *off, "gro", "on"])
         commands = [
             f"link set {UNDERLAY_DEVICE} up",
@@ -223,10 +230,13 @@ class Topology:
         wire = [self._wire] if self._wire else []
         return [*(pod for host in self.hosts for pod in host.pods), *self.hosts, *wire]
 
-    def close(self) -> None:
-        """End every process in the namespaces, however it got there, and delete them."""
+    def close(self, *, grace_s: float = 5.0) -> None:
+        """End every process in the namespaces, however it got there, and delete them.
+
+        `grace_s`: how long each may take to end in order, before it is killed.
+        """
         with _uninterrupted():
-            remove_namespaces(self._namespaces())
+            remove_namespaces(self._namespaces(), grace_s=grace_s)
 
     def __exit__(
         self,

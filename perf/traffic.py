@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import tempfile
@@ -101,7 +102,7 @@ def ping(
     No reply is a result; raises MeasurementError if ping cannot even send.
     """
     payload_bytes = packet_bytes - _ICMP_ECHO_HEADERS_BYTES[address.version]
-    argv = ["ping", "-n", "-q", "-c", str(count), "-i", str(interval_s)]
+    argv = ["ping", "-n", "-c", str(count), "-i", str(interval_s)]
     argv += ["-s", str(payload_bytes), "-W", str(timeout_s)]
     argv += ["-M", "do" if dont_fragment else "dont", str(address)]
     allowed_s = count * interval_s + timeout_s + _CLIENT_SPARE_S
@@ -214,12 +215,14 @@ def _iperf3_server(namespace: Namespace) -> Iterator[None]:
 
 
 def _listens(pid: int) -> bool:
-    """Whether there is a listener on iperf3's port in the process's network namespace."""
+    """Whether the process itself listens on iperf3's port, and not something else there."""
     local_port = f":{IPERF3_PORT:04X}"
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):  # it has ended, or there is no IPv6
+    with contextlib.suppress(OSError):  # it has ended
+        its_files = {os.readlink(fd.path) for fd in os.scandir(f"/proc/{pid}/fd")}
+        for table in ("tcp", "tcp6"):
             for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-                _, local, _, state, *_ = line.split()
-                if local.endswith(local_port) and state == _TCP_LISTEN:
+                _, local, _, state, *_, inode = line.split()[:10]
+                is_listener = local.endswith(local_port) and state == _TCP_LISTEN
+                if is_listener and f"socket:[{inode}]" in its_files:
                     return True
     return False
