@@ -30,6 +30,7 @@ from control.etcd_types import (
     Entry,
     EtcdClosedError,
     EtcdCompactedError,
+    EtcdError,
     EtcdLeaseGoneError,
     EtcdRefusedError,
     EtcdStatus,
@@ -293,9 +294,15 @@ class WatchStream:
         except grpc.RpcError as error:
             if not self._ended.is_set() and not _is_lifetime_over(error):
                 self._abandon(self._connection)
-                raise self._connection.typed(error) from error
+                raise self._failure(error) from error
         finally:
             self.cancel()
+
+    def _failure(self, error: grpc.RpcError) -> EtcdError:
+        typed = self._connection.typed(error)
+        if isinstance(typed, EtcdUnavailableError):
+            return EtcdUnavailableError(f"no etcd answers at {self._connection.endpoint} ({typed})")
+        return typed
 
     def _requests(self) -> Iterator[Any]:
         yield self._create

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -329,12 +328,6 @@ def etcdctl(server: EtcdServer, *arguments: str) -> None:
         capture_output=True,
         env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"},
     )
-
-
-def test_importing_etcd3_first_is_refused_with_the_way_out() -> None:
-    broken = "import sys; sys.modules['etcd3'] = sys; import control.etcd_messages"
-    done = subprocess.run([sys.executable, "-c", broken], capture_output=True, text=True)
-    assert "import control.etcd_messages first" in done.stderr
 
 
 def test_lost_connections_leave_no_threads_behind(own_etcd: EtcdServer, connect: Connect) -> None:
