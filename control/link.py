@@ -70,6 +70,7 @@ that header nor iproute2's rt_protos assigns 76, nor do bird (12), Calico (80) o
 _MAIN_TABLE = 254
 _SCOPE_GLOBAL = 0
 _IFF_UP = 1
+_IFA_F_NODAD = 2
 _READ_ATTEMPTS = 5
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -233,6 +234,8 @@ class HostNetwork:
             "family": _FAMILY[address.version],
             "address": str(address.ip),
             "prefixlen": address.network.prefixlen,
+            # Until duplicates have been looked for, a route could not name it as its source.
+            "flags": _IFA_F_NODAD if address.version == 6 else 0,
         }
 
     def _route_fields(self, route: Route) -> dict[str, Any]:

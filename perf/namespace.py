@@ -1,8 +1,9 @@
 """A network namespace with a name, and the processes in it.
 
 Namespaces are the kernel's named ones (`ip netns`, /run/netns), so that a person can look inside:
-`ip netns exec NAME ip route`. Processes are put there by `nsenter --net`, which unlike
-`ip netns exec` leaves /sys and the cgroups as they are.
+`ip netns exec NAME ip route`. Processes are forked by a thread that has entered the namespace, so
+that they are in it from their first moment; unlike with `ip netns exec`, /sys and the cgroups
+stay as they are.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ class Namespace:
         self, argv: Sequence[str], *, timeout_s: float = 30.0, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end in here. Raises CommandError."""
-        return run_command([*self._nsenter(), *argv], timeout_s=timeout_s, check=check)
+        with self.entered():
+            return run_command(argv, timeout_s=timeout_s, check=check)
 
     def popen(
         self,
@@ -100,23 +102,24 @@ class Namespace:
     ) -> subprocess.Popen[bytes]:
         """Start in here; it is ended with the namespace at the latest.
 
-        It gets a session of its own: a terminal's Ctrl-C does not reach it, so it is ended in
-        order, by SIGTERM. nsenter turns into it, so that the pid is the program's own.
+        It gets a session of its own: a terminal's Ctrl-C does not reach it, so that it is ended
+        in order, by SIGTERM. Raises CommandError if the program is not installed.
         """
-        process = subprocess.Popen(
-            [*self._nsenter(), *argv],
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            env=env,
-            cwd=cwd,
-            start_new_session=True,
-        )
+        with self.entered():
+            try:
+                process = subprocess.Popen(
+                    list(argv),
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=stderr,
+                    env=env,
+                    cwd=cwd,
+                    start_new_session=True,
+                )
+            except FileNotFoundError as error:
+                raise CommandError(argv, 127, f"{argv[0]} is not installed") from error
         self.processes.append(process)
         return process
-
-    def _nsenter(self) -> list[str]:
-        return ["nsenter", f"--net={self.path}", "--"]
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:

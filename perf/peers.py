@@ -55,10 +55,11 @@ class KernelVxlan:
             self.public_ip = host.address_ipv6
             self.device = f"flannel-v6.{vni}"
         self.mtu_bytes = mtu_bytes or 1500 - OVERHEAD_BYTES[subnet.version]
+        nodad = " nodad" if subnet.version == 6 else ""
         host.ip(
             f"link add {self.device} address {self.mac} mtu {self.mtu_bytes} type vxlan id {vni}"
             f" local {self.public_ip} dev {UNDERLAY_DEVICE} dstport {port} nolearning",
-            f"address add {subnet.network_address}/{subnet.max_prefixlen} dev {self.device}",
+            f"address add {subnet.network_address}/{subnet.max_prefixlen} dev {self.device}{nodad}",
             f"link set {self.device} up",
         )
 

@@ -281,7 +281,8 @@ def _start_time(pid: int) -> int | None:
 def _address_add(
     address: IPv4Address | IPv6Address, network: IPv4Network | IPv6Network, device: str
 ) -> str:
-    return f"address add {address}/{network.prefixlen} dev {device}"
+    nodad = " nodad" if address.version == 6 else ""  # usable at once
+    return f"address add {address}/{network.prefixlen} dev {device}{nodad}"
 
 
 def _default_route_via(gateway: IPv4Address | IPv6Address) -> str:

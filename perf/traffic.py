@@ -178,11 +178,11 @@ def _iperf3(
     """One test; returns the "end" object of the client's JSON report."""
     argv = ["iperf3", "-J", "-c", str(address), "-p", str(IPERF3_PORT), "-t", str(seconds)]
     argv += ["--connect-timeout", "3000", *options]
-    with _iperf3_server(server):
-        try:
+    try:
+        with _iperf3_server(server):
             done = client.run(argv, timeout_s=seconds + _CLIENT_SPARE_S, check=False)
-        except CommandError as error:
-            raise MeasurementError(str(error)) from error
+    except CommandError as error:
+        raise MeasurementError(str(error)) from error
     try:
         report = json.loads(done.stdout)
     except ValueError:

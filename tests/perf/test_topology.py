@@ -170,8 +170,9 @@ def test_failing_command_says_what_the_tool_said() -> None:
     with Topology(hosts=1) as topology:
         with pytest.raises(CommandError, match=r"ip link show eth9.*does not exist"):
             topology.hosts[0].run(["ip", "link", "show", "eth9"])
-        with pytest.raises(CommandError, match="no-such-tool"):
-            topology.hosts[0].run(["no-such-tool"])
+        for start in (topology.hosts[0].run, topology.hosts[0].popen):
+            with pytest.raises(CommandError, match="no-such-tool is not installed"):
+                start(["no-such-tool"])
 
 
 @pytest.fixture
