@@ -1,1 +1,1 @@
-"""Protocol headers as bytes: layouts, parsing and building.  No sockets, nothing of ours imported."""
+"""Protocol headers as bytes: layouts, parsing, building.  No sockets; of ours only the compiler."""

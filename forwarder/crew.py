@@ -1,0 +1,164 @@
+"""The worker processes: started, stopped, watched, replaced."""
+
+import logging
+import os
+import pwd
+import signal
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from forwarder import worker
+from forwarder.config import ConfigError
+from forwarder.counters import IDLE, CounterRow, Counters, Total
+from forwarder.fib.layout import FibView
+from forwarder.tunnel import Tunnel
+from forwarder.worker import Identity
+
+log = logging.getLogger("loden.forwarder")
+
+STOP_WAIT_S = 0.5
+"""How long a worker may take to finish its turn before it is killed."""
+RESPAWN_MIN_S, RESPAWN_MAX_S = 0.02, 5.0
+SETTLED_S = 10.0
+"""A worker that lived this long before it died is replaced without delay again."""
+
+
+@dataclass
+class Member:
+    """One worker: its index and CPU stay, the process may change."""
+
+    index: int
+    cpu: int
+    wake_fd: int
+    """eventfd: readable asks the worker to stop."""
+    pid: int = 0
+    """0: there is no process now."""
+    started_at: float = 0.0
+    backoff_s: float = RESPAWN_MIN_S
+    respawn_at: float | None = None
+    deaths: int = 0
+
+
+@dataclass(frozen=True)
+class Duty:
+    """What the workers are started with: one tunnel end each, the FIB, the counters."""
+
+    tunnels: Sequence[Tunnel]
+    fib: FibView
+    counters: Counters
+
+
+class Crew:
+    """One worker per CPU.  All methods are for the forwarder's only thread."""
+
+    def __init__(self, cpus: Sequence[int], identity: Identity | None, spins: int) -> None:
+        self.members = [
+            Member(index, cpu, os.eventfd(0, os.EFD_CLOEXEC)) for index, cpu in enumerate(cpus)
+        ]
+        self._identity = identity
+        self._spins = spins
+        self._duty: Duty | None = None
+
+    def start(self, duty: Duty) -> None:
+        """Starts every worker on `duty`; those that ran before must have been stopped."""
+        self._duty = duty
+        for member in self.members:
+            self._spawn(member)
+
+    def _spawn(self, member: Member) -> None:
+        duty = self._duty
+        assert duty is not None
+        counters = duty.counters.of_worker(member.index)
+        counters.row[Total.GENERATION_SEEN] = IDLE
+        counters.row[Total.HEARTBEAT_NS] = time.monotonic_ns()
+        member.started_at, member.respawn_at = time.monotonic(), None
+        member.pid = os.fork()
+        if member.pid == 0:
+            self._live(duty.tunnels[member.index], duty.fib, counters, member.cpu)
+
+    def _live(self, tunnel: Tunnel, fib: FibView, counters: CounterRow, cpu: int) -> NoReturn:
+        """In the child: works, and leaves without running anything of the parent's."""
+        try:
+            signal.set_wakeup_fd(-1)
+            worker.run(tunnel, fib, counters, cpu, self._identity, self._spins)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+
+    def stop(self) -> None:
+        """Lets each worker finish its turn; one that does not is killed."""
+        running = [member for member in self.members if member.pid]
+        for member in running:
+            os.eventfd_write(member.wake_fd, 1)
+        deadline = time.monotonic() + STOP_WAIT_S
+        for member in running:
+            while os.waitpid(member.pid, os.WNOHANG) == (0, 0):
+                if time.monotonic() > deadline:
+                    log.warning("worker %d (pid %d) hangs: killed", member.index, member.pid)
+                    os.kill(member.pid, signal.SIGKILL)
+                    os.waitpid(member.pid, 0)
+                    break
+                time.sleep(0.0005)
+            os.eventfd_read(member.wake_fd)
+        for member in self.members:
+            member.pid, member.respawn_at = 0, None
+
+    def replace_dead(self) -> None:
+        """Notices workers that died and starts others, at once or after a growing delay."""
+        for member in self.members:
+            if member.pid:
+                pid, status = os.waitpid(member.pid, os.WNOHANG)
+                if pid:
+                    self._note_death(member, status)
+            if member.respawn_at is not None and member.respawn_at <= time.monotonic():
+                self._spawn(member)
+
+    def _note_death(self, member: Member, status: int) -> None:
+        now = time.monotonic()
+        if now - member.started_at > SETTLED_S:
+            member.backoff_s = RESPAWN_MIN_S
+        member.pid, member.respawn_at = 0, now + member.backoff_s
+        member.deaths += 1
+        member.backoff_s = min(2 * member.backoff_s, RESPAWN_MAX_S)
+        code = os.waitstatus_to_exitcode(status)
+        cause = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+        log.error("worker %d on CPU %d died (%s), replacing it", member.index, member.cpu, cause)
+        if self._duty is not None:  # it reads nothing any more: do not make the writer wait
+            self._duty.counters.rows[member.index, Total.GENERATION_SEEN] = IDLE
+
+    def seconds_to_next_respawn(self) -> float | None:
+        """How long the forwarder may sleep; None: nothing is due."""
+        due = [member.respawn_at for member in self.members if member.respawn_at is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def describe(self, rows: Any) -> list[dict[str, Any]]:
+        """The state of each worker for `stats`; `rows` as in Counters."""
+        now = time.monotonic_ns()
+        return [
+            {
+                "cpu": member.cpu,
+                "pid": member.pid,
+                "alive": member.pid != 0,
+                "deaths": member.deaths,
+                "heartbeat_age_s": (now - int(rows[member.index, Total.HEARTBEAT_NS])) / 1e9,
+                "idle": int(rows[member.index, Total.GENERATION_SEEN]) == IDLE,
+            }
+            for member in self.members
+        ]
+
+
+def find_identity(user: str) -> Identity | None:
+    """Whom the workers become.  None when we hold no privilege that could be given up."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        raise ConfigError(f"user: {user!r} does not exist on this host") from None
+    if entry.pw_uid == 0:
+        raise ConfigError(f"user: {user!r} is root; the workers need an unprivileged user")
+    return Identity(entry.pw_uid, entry.pw_gid)

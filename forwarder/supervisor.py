@@ -1,0 +1,324 @@
+"""The forwarder process: owns the TUN queues, the sockets and the shared memory; runs workers.
+
+    unconfigured --configure--> configured --activate--> running
+
+It keeps every descriptor open, so that a worker that dies is replaced without losing what is
+queued for it.  One thread, one selector; its own work is rare (requests, dead workers).
+"""
+
+import gc
+import logging
+import mmap
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from forwarder import api, shm, tun, udp, worker
+from forwarder.api import ForwarderError, Reply
+from forwarder.config import ConfigError, ForwarderOptions, TunnelConfig
+from forwarder.counters import Counters, Drop, per_peer_bytes, rows_bytes
+from forwarder.crew import Crew, Duty, find_identity
+from forwarder.fib.layout import Capacity, FibMemory
+from forwarder.fib.listing import list_routes
+from forwarder.fib.routes import NextHop, Prefix, next_hop_from_wire, next_hop_to_wire
+from forwarder.fib.writer import FibFull, FibWriter
+from forwarder.tunnel import Tunnel
+
+log = logging.getLogger("loden.forwarder")
+
+
+@dataclass
+class _Fib:
+    """A FIB region and its per-peer counters, as the forwarder holds them."""
+
+    fd: int
+    per_peer_fd: int
+    memory: FibMemory
+    """Mapped read-only; the workers inherit this map, and no descriptor to make another."""
+    counters: Counters
+    writer: FibWriter | None = None
+    """Set when the forwarder writes the routes itself."""
+
+    def close(self) -> None:
+        os.close(self.fd)
+        os.close(self.per_peer_fd)
+
+
+class Supervisor:
+    """Serves the api and keeps the workers alive until told to stop."""
+
+    def __init__(self, options: ForwarderOptions) -> None:
+        """Raises ConfigError for CPUs or a user that are not there."""
+        usable = os.sched_getaffinity(0)
+        for cpu in options.cpus:
+            if cpu not in usable:
+                raise ConfigError(f"cpus: {cpu} is not allowed; allowed: {sorted(usable)}")
+        self.options = options
+        self.config: TunnelConfig | None = None
+        count = len(options.cpus)
+        self._crew = Crew(options.cpus, find_identity(options.user), options.busy_poll_turns)
+        self._device: tun.Device | None = None
+        self._sockets: list[udp.WorkerSockets] = []
+        self._fib: _Fib | None = None
+        self._pending: _Fib | None = None
+        self._rows_fd = shm.create("loden-counters", rows_bytes(count))
+        self._rows = shm.map_writable(self._rows_fd)
+        # Shared by the workers: the first one to meet a refusal switches UDP GSO off for all.
+        self._udp_gso = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.int64)[:1]
+        self._udp_gso[0] = options.udp_gso
+        self._stopping = False
+        self._handlers: dict[str, Callable[..., Reply]] = {
+            "hello": self.hello,
+            "configure": self.configure,
+            "fib": self.new_fib,
+            "activate": self.activate,
+            "routes": self.write_routes,
+            "list": self.list_routes,
+            "stats": self.stats,
+        }
+
+    # ---- the life of the process ----------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serves until SIGTERM or SIGINT.  Raises ForwarderError if another one is running."""
+        listener = api.listen(self.options.run_dir)
+        signals, wakeup = socket.socketpair()
+        wakeup.setblocking(False)
+        signal.set_wakeup_fd(wakeup.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # wakes the selector
+        try:
+            started = time.monotonic()
+            worker.compile_kernels()
+            gc.collect()
+            gc.freeze()  # the workers share this memory: the collector shall not touch it
+            log.info("kernels ready after %.1f s", time.monotonic() - started)
+            self._serve(listener, signals)
+        finally:
+            self._crew.stop()
+            listener.close()
+            api.socket_path(self.options.run_dir).unlink(missing_ok=True)
+            for group in self._sockets:
+                group.close()
+            if self._device is not None:
+                self._device.close()
+            signal.set_wakeup_fd(-1)
+
+    def _on_stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _serve(self, listener: socket.socket, signals: socket.socket) -> None:
+        selector = selectors.DefaultSelector()
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(signals, selectors.EVENT_READ)
+        while not self._stopping:
+            for key, _ in selector.select(self._crew.seconds_to_next_respawn()):
+                ready = key.fileobj
+                assert isinstance(ready, socket.socket)
+                if ready is listener:
+                    client, _ = listener.accept()
+                    selector.register(client, selectors.EVENT_READ)
+                elif ready is signals:
+                    signals.recv(4096)
+                elif not api.serve_one(ready, self._handlers):
+                    selector.unregister(ready)
+                    ready.close()
+            self._crew.replace_dead()
+        selector.close()
+
+    # ---- requests -------------------------------------------------------------------------------
+
+    def hello(self) -> Reply:
+        """Who we are and what state we are in."""
+        return {
+            "pid": os.getpid(),
+            "workers": len(self._crew.members),
+            "config": self.config.to_wire() if self.config else None,
+            "running": self._fib is not None,
+            "generation": int(self._fib.memory.header["generation"]) if self._fib else 0,
+        }, []
+
+    def configure(self, config: dict[str, Any]) -> Reply:
+        """Opens what the config asks for; what stays the same is kept, queued packets and all."""
+        new = TunnelConfig.from_wire(config)
+        if new != self.config:
+            self._crew.stop()
+            try:
+                self._open(new)
+                self.config = new
+            finally:
+                if self._fib is not None and self.config is not None:
+                    self._start_crew()
+        return {"offloads": self._offloads()}, []
+
+    def _open(self, new: TunnelConfig) -> None:
+        """Opens device and sockets for `new`.  What cannot be opened leaves the old ones open."""
+        old = self.config
+        device, sockets = self._device, self._sockets
+        if device is None or device.name != new.device:
+            device = self._open_device(new.device)
+        if old is None or _socket_fields(new) != _socket_fields(old):
+            try:
+                sockets = self._open_sockets(new)
+            except BaseException:
+                if device is not self._device:
+                    device.close()
+                raise
+            for group in self._sockets:
+                group.close()
+        if self._device is not None and device is not self._device:
+            self._device.close()
+        self._device, self._sockets = device, sockets
+
+    def _open_device(self, name: str) -> tun.Device:
+        workers = len(self._crew.members)
+        try:
+            return tun.open_device(name, workers, self.options.tso, self.options.uso)
+        except tun.DeviceError as error:
+            raise ForwarderError(str(error)) from error
+
+    def _open_sockets(self, new: TunnelConfig) -> list[udp.WorkerSockets]:
+        workers = len(self._crew.members)
+        try:
+            return udp.open_sockets(
+                new.addresses, new.port, new.lanes, workers, self.options.udp_gro
+            )
+        except udp.SocketError as error:
+            raise ForwarderError(str(error)) from error
+
+    def new_fib(self, capacity: dict[str, int]) -> Reply:
+        """Makes an empty FIB for the caller to fill."""
+        if self._pending is not None:
+            self._pending.close()
+        self._pending = self._make_fib(Capacity(**capacity))
+        fds = [self._pending.fd, self._rows_fd, self._pending.per_peer_fd]
+        return {"capacity": capacity, "workers": len(self._crew.members)}, fds
+
+    def _make_fib(self, capacity: Capacity) -> _Fib:
+        workers = len(self._crew.members)
+        fd = shm.create("loden-fib", capacity.total_bytes)
+        per_peer_fd = shm.create("loden-per-peer", per_peer_bytes(workers, capacity.adjacencies))
+        readonly = shm.reopen_readonly(fd)
+        memory = FibMemory(shm.map_readonly(readonly), capacity)
+        os.close(readonly)
+        counters = Counters(self._rows, shm.map_writable(per_peer_fd), workers)
+        return _Fib(fd, per_peer_fd, memory, counters)
+
+    def activate(self) -> Reply:
+        """Moves the workers to the FIB handed out last."""
+        if self._pending is None:
+            raise ForwarderError("activate: there is no new FIB; ask for one with 'fib' first")
+        if self.config is None:
+            raise ForwarderError("activate: not configured yet; send 'configure' first")
+        old, self._fib, self._pending = self._fib, self._pending, None
+        self._crew.stop()
+        self._start_crew()
+        if old is not None:
+            old.close()
+        return {}, []
+
+    def write_routes(self, set: list[Any], delete: list[Any]) -> Reply:
+        """Writes routes ourselves, for whoever runs the forwarder alone."""
+        if self.config is None:
+            raise ForwarderError("routes: not configured yet; send 'configure' first")
+        changes: dict[Prefix, NextHop | None] = {
+            Prefix.parse(prefix): next_hop_from_wire(hop) for prefix, hop in set
+        }
+        changes |= dict.fromkeys(map(Prefix.parse, delete))
+        if self._fib is None:
+            self._pending = self._make_fib(Capacity())
+            memory = FibMemory(shm.map_writable(self._pending.fd), Capacity())
+            self._pending.writer = FibWriter(
+                memory, self.config.mac, self._pending.counters.all_past, shm.order_writes
+            )
+            self.activate()
+        assert self._fib is not None
+        writer = self._fib.writer
+        if writer is None:
+            raise ForwarderError("routes: the FIB is written by a control process")
+        try:
+            changed = writer.apply(changes)
+        except FibFull as error:
+            raise ForwarderError(str(error)) from error
+        return {"changed": changed, "generation": writer.generation}, []
+
+    def list_routes(self, after: int) -> Reply:
+        """One page of the routes in the FIB, read from shared memory."""
+        if self._fib is None:
+            return {"routes": [], "next": None}, []
+        page, following = list_routes(self._fib.memory, after, api.ROUTES_PER_MESSAGE)
+        routes = [[str(prefix), next_hop_to_wire(hop), row] for prefix, hop, row in page]
+        return {"routes": routes, "next": following}, []
+
+    def stats(self) -> Reply:
+        """Counters, and the state of the workers and offloads."""
+        counters = Counters(self._rows, mmap.mmap(-1, 1), len(self._crew.members))
+        if self._fib is not None:
+            counters = self._fib.counters
+        return {
+            **self.hello()[0],
+            "offloads": self._offloads(),
+            "totals": counters.totals(),
+            "drops": counters.drops(),
+            "drop_help": {drop.name.lower(): drop.sentence for drop in Drop if drop},
+            "per_worker": [
+                {**state, "totals": counters.totals(index)}
+                for index, state in enumerate(self._crew.describe(counters.rows))
+            ],
+        }, []
+
+    def _offloads(self) -> dict[str, str]:
+        """Each offload: on, switched off, or refused."""
+        asked, device = self.options, self._device
+        return {
+            "tun_tso": _in_words(asked.tso, device is None or device.tso),
+            "tun_uso": _in_words(asked.uso, device is None or device.uso),
+            "udp_gso": _in_words(asked.udp_gso, bool(self._udp_gso[0])),
+            "udp_gro": _in_words(asked.udp_gro, True),
+        }
+
+    # ---- workers --------------------------------------------------------------------------------
+
+    def _start_crew(self) -> None:
+        """Workers on the present descriptors: whatever was queued meanwhile waits for them."""
+        assert self._fib is not None
+        tunnels = [self._tunnel(index) for index in range(len(self._crew.members))]
+        self._crew.start(Duty(tunnels, self._fib.memory.view, self._fib.counters))
+
+    def _tunnel(self, index: int) -> Tunnel:
+        assert self.config is not None
+        assert self._device is not None
+        group = self._sockets[index]
+        return Tunnel(
+            tun_fd=self._device.queues[index].fileno(),
+            receivers=_descriptors(group.receivers),
+            sockets=_descriptors([*group.lanes[0], *group.lanes[1]]),
+            wake_fd=self._crew.members[index].wake_fd,
+            vni=self.config.vni,
+            mac=np.frombuffer(bytearray(self.config.mac), np.uint8),
+            mtu_bytes=self.config.mtu_bytes,
+            udp_gso=self._udp_gso,
+        )
+
+
+def _socket_fields(config: TunnelConfig) -> tuple[object, ...]:
+    """What the sockets are made from: a change of anything else leaves them open."""
+    return config.addresses, config.port, config.lanes
+
+
+def _descriptors(sockets: list[socket.socket | None]) -> Any:
+    return np.array([-1 if s is None else s.fileno() for s in sockets], np.int64)
+
+
+def _in_words(asked: bool, works: bool) -> str:
+    if not asked:
+        return "switched off"
+    return "on" if works else "refused by this kernel"

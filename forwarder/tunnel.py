@@ -1,0 +1,27 @@
+"""What a worker must know of the tunnel it serves, as its compiled loop sees it."""
+
+from typing import NamedTuple
+
+from forwarder.arrays import Bytes, Longs
+
+
+class Tunnel(NamedTuple):
+    """One worker's end of the tunnel.  Fixed while the worker lives."""
+
+    tun_fd: int
+    """This worker's queue of the overlay device, non-blocking."""
+    receivers: Longs
+    """Sockets bound to the VXLAN port, one per underlay family in use; -1 for a family that is
+    not.  int64[2]: IPv4, IPv6."""
+    sockets: Longs
+    """Sockets to send from.  The first half are IPv4's lanes, the second IPv6's: each lane has
+    its own source port (RFC 7348 §5: entropy for ECMP and for the receiver's cores)."""
+    wake_fd: int
+    """Readable when the worker shall stop."""
+    vni: int
+    mac: Bytes
+    """Our VTEP's MAC, uint8[6]."""
+    mtu_bytes: int
+    """MTU of the overlay device: the largest inner packet."""
+    udp_gso: Longs
+    """int64[1]: 1 while UDP_SEGMENT is used; set to 0 for good when the kernel refuses it."""

@@ -1,0 +1,152 @@
+"""A worker: one CPU, one TUN queue, its sockets, both directions.
+
+Forked from the forwarder with the compiled kernels in memory.  It gives up every privilege before
+the first packet and holds nothing but its file descriptors and its maps of the shared memory.
+"""
+
+import ctypes
+import os
+import signal
+from dataclasses import dataclass
+
+import numpy as np
+
+from forwarder import inbound, libc, outbound
+from forwarder.arrays import Int, Longs
+from forwarder.batch import Inbound, Outbound, allocate_inbound, allocate_outbound
+from forwarder.counters import IDLE, CounterRow, Total
+from forwarder.fib.layout import GENERATION_WORD, FibView
+from forwarder.jit import kernel
+from forwarder.tunnel import Tunnel
+
+TURNS_PER_CALL = 256
+"""How often the compiled loop comes back to Python under load: to look whether it shall stop."""
+IDLE_POLL_MS = 1000
+"""An idle worker wakes this often to renew its heartbeat."""
+
+PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+PR_SET_NO_NEW_PRIVS = 38
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The unprivileged user and group the workers become."""
+
+    uid: int
+    gid: int
+
+
+@kernel
+def turns(
+    tunnel: Tunnel,
+    out: Outbound,
+    inn: Inbound,
+    fib: FibView,
+    counters: CounterRow,
+    scratch: Longs,
+    limit: Int,
+    spins: Int,
+) -> bool:
+    """Runs up to `limit` turns of both directions; blocks after `spins` + 1 empty ones.
+
+    Returns whether the worker shall stop.  `scratch` is int64[8].
+    """
+    row = counters.row
+    empty = np.int64(0)
+    for _ in range(limit):
+        # From here to the end of the turn, indices of this generation may be held (QSBR).
+        row[Total.GENERATION_SEEN] = np.int64(fib.header[GENERATION_WORD])
+        moved = outbound.turn(tunnel, out, fib, counters)
+        moved += inbound.turn(tunnel, inn, fib, counters)
+        row[Total.TURNS] += 1
+        empty = np.int64(empty + 1 if moved == 0 else 0)
+        if empty > spins:
+            break
+    row[Total.HEARTBEAT_NS] = libc.monotonic_ns(scratch)
+    row[Total.GENERATION_SEEN] = IDLE
+    timeout = IDLE_POLL_MS if empty > spins else 0
+    row[Total.POLLS] += timeout > 0
+    return wait(tunnel, scratch, timeout)
+
+
+@kernel
+def wait(tunnel: Tunnel, pollfds: Longs, timeout_ms: Int) -> bool:
+    """Blocks until a packet waits in the TUN queue or a socket, or a stop is asked for."""
+    pollfds[0] = tunnel.wake_fd | (np.int64(libc.POLLIN) << 32)
+    pollfds[1] = tunnel.tun_fd | (np.int64(libc.POLLIN) << 32)
+    waiting = np.int64(2)
+    for family in range(len(tunnel.receivers)):
+        if tunnel.receivers[family] >= 0:
+            pollfds[waiting] = tunnel.receivers[family] | (np.int64(libc.POLLIN) << 32)
+            waiting += 1
+    libc.poll(np.int64(pollfds.ctypes.data), waiting, timeout_ms)
+    return (pollfds[0] >> 48) & libc.POLLIN != 0
+
+
+def compile_kernels() -> None:
+    """Compiles the data path, or loads it from the cache: one call of no turns."""
+    nothing = np.zeros(0, np.uint32)
+    fib = FibView(
+        header=np.zeros(512, np.uint64),
+        tbl24=nothing,
+        groups=nothing,
+        ipv6_first=np.zeros((0, 2), np.uint64),
+        ipv6_adjacency=nothing,
+        adjacencies=np.zeros((0, 64), np.uint8),
+        vteps=nothing,
+    )
+    for array in fib:
+        array.flags.writeable = False  # as the workers' maps are: it is part of the compiled type
+    stop_at_once = os.eventfd(1)
+    tunnel = Tunnel(
+        tun_fd=-1,
+        receivers=np.full(2, -1, np.int64),
+        sockets=np.full(2, -1, np.int64),
+        wake_fd=stop_at_once,
+        vni=1,
+        mac=np.zeros(6, np.uint8),
+        mtu_bytes=1450,
+        udp_gso=np.ones(1, np.int64),
+    )
+    counters = CounterRow(np.zeros(512, np.int64), np.zeros((1, 4), np.int64))
+    scratch = np.zeros(8, np.int64)
+    turns(tunnel, allocate_outbound(2), allocate_inbound(), fib, counters, scratch, 0, 0)
+    os.close(stop_at_once)
+
+
+def run(
+    tunnel: Tunnel,
+    fib: FibView,
+    counters: CounterRow,
+    cpu: int,
+    identity: Identity | None,
+    spins: int,
+) -> None:
+    """The life of a worker process, from the fork to the end.  Returns when asked to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the forwarder's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.sched_setaffinity(0, {cpu})
+    drop_privileges(identity)
+    out, inn = allocate_outbound(len(tunnel.sockets)), allocate_inbound()
+    scratch = np.zeros(8, np.int64)
+    counters.row[Total.PID] = os.getpid()
+    counters.row[Total.CPU] = cpu
+    while not turns(tunnel, out, inn, fib, counters, scratch, TURNS_PER_CALL, spins):
+        pass
+
+
+def drop_privileges(identity: Identity | None) -> None:
+    """Becomes an unprivileged user for good, and dies with the forwarder.
+
+    `identity` None (the forwarder itself is unprivileged): only what needs no privilege.
+    """
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    if identity is not None:
+        os.setgroups([])
+        os.setresgid(identity.gid, identity.gid, identity.gid)
+        os.setresuid(identity.uid, identity.uid, identity.uid)  # clears all capabilities
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    prctl(PR_SET_NAME, b"loden-worker", 0, 0, 0)
+    # Last: the kernel forgets it when credentials change.
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
