@@ -230,10 +230,16 @@ class EtcdClient:
         connection.close()
 
     def _call(self, request: Callable[[Connection], T]) -> T:
-        """Make a request, at each endpoint in turn until one answers. Raises EtcdError."""
+        """Make a request, at each endpoint in turn until one answers. Raises EtcdError.
+
+        A connection that has been used before may have died of idleness since: that it fails says
+        nothing about its endpoint, so it does not count as a turn.
+        """
         silent: dict[str, str] = {}
-        for _ in self._endpoints[:]:
+        turns = len(self._endpoints)
+        while turns:
             connection = self._current()
+            turns -= not connection.was_used
             try:
                 return connection.call(request)
             except EtcdUnavailableError as error:

@@ -51,6 +51,8 @@ class Connection:
         self.config = config
         self._needs_login = config.username is not None
         self._closed = False
+        self.was_used = False
+        """Whether a request was ever made on it that did not fail."""
         try:
             # No user and password here: etcd3's constructor would log in, without a deadline.
             self.client = etcd3.Etcd3Client(
@@ -80,7 +82,9 @@ class Connection:
             if self._needs_login:
                 self._log_in()
             try:
-                return request(self)
+                response = request(self)
+                self.was_used = True
+                return response
             except (grpc.RpcError, etcd3.Etcd3Exception, ValueError) as error:
                 typed = self.typed(error)
                 if not isinstance(typed, _TokenExpiredError) or attempt == "with a new one":

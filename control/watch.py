@@ -166,7 +166,7 @@ class PrefixWatch:
     ) -> None:
         """`deliver` is called in the watch's thread, one call at a time; it must not raise.
 
-        A Snapshot comes first. `clock` gives monotonic seconds.
+        A Snapshot comes before any Events. `clock` gives monotonic seconds.
         """
         self._client = client
         self._deliver = deliver
