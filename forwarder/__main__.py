@@ -73,7 +73,7 @@ def command(
     together with `loden control`, which does that.
     """
     from forwarder import supervisor  # NumPy and Numba are slow to import: not for --help
-    from forwarder.api import ForwarderError
+    from forwarder.rpc import RpcError
 
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
@@ -94,7 +94,7 @@ def command(
     except ConfigError as error:
         click.echo(f"loden forwarder: {error}", err=True)
         sys.exit(EXIT_USAGE)
-    except (ForwarderError, OSError) as error:
+    except (RpcError, OSError) as error:
         click.echo(f"loden forwarder: {error}", err=True)
         sys.exit(EXIT_FAILURE)
 

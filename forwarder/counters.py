@@ -129,11 +129,16 @@ class CounterRow(NamedTuple):
 
 
 class Counters:
-    """The counters of all workers, mapped from their two regions."""
+    """The counters of all workers, mapped from their two regions.
 
-    def __init__(self, rows: mmap.mmap, per_peer: mmap.mmap, workers: int) -> None:
-        self.rows: Longs = np.frombuffer(rows, np.int64).reshape(workers, COLUMNS)
-        self.per_peer: Longs = np.frombuffer(per_peer, np.int64).reshape(workers, -1, 4)
+    Without `per_peer` (there is no FIB yet) the per-peer counters have no rows.
+    """
+
+    def __init__(self, rows: mmap.mmap, per_peer: mmap.mmap | None, workers: int) -> None:
+        self.rows: Longs = np.frombuffer(rows, np.int64, workers * COLUMNS).reshape(-1, COLUMNS)
+        self.per_peer: Longs = np.frombuffer(per_peer or b"", np.int64).reshape(
+            workers, -1 if per_peer else 0, 4
+        )
 
     def of_worker(self, worker: int) -> CounterRow:
         return CounterRow(self.rows[worker], self.per_peer[worker])

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from forwarder import api, shm, tun, udp, worker
-from forwarder.api import ForwarderError, Reply
+from forwarder import api, rpc, shm, tun, udp, worker
+from forwarder.api import ForwarderError
 from forwarder.config import ConfigError, ForwarderOptions, TunnelConfig
 from forwarder.counters import Counters, Drop, per_peer_bytes, rows_bytes
 from forwarder.crew import Crew, Duty, find_identity
@@ -29,6 +29,7 @@ from forwarder.fib.layout import Capacity, FibMemory
 from forwarder.fib.listing import list_routes
 from forwarder.fib.routes import NextHop, Prefix, next_hop_from_wire, next_hop_to_wire
 from forwarder.fib.writer import FibFull, FibWriter
+from forwarder.rpc import Reply
 from forwarder.tunnel import Tunnel
 
 log = logging.getLogger("loden.forwarder")
@@ -87,8 +88,8 @@ class Supervisor:
     # ---- the life of the process ----------------------------------------------------------------
 
     def run(self) -> None:
-        """Serves until SIGTERM or SIGINT.  Raises ForwarderError if another one is running."""
-        listener = api.listen(self.options.run_dir)
+        """Serves until SIGTERM or SIGINT.  Raises RpcError if another one is running."""
+        listener = rpc.listen(api.socket_path(self.options.run_dir), "forwarder")
         signals, wakeup = socket.socketpair()
         wakeup.setblocking(False)
         signal.set_wakeup_fd(wakeup.fileno())
@@ -128,7 +129,7 @@ class Supervisor:
                     selector.register(client, selectors.EVENT_READ)
                 elif ready is signals:
                     signals.recv(4096)
-                elif not api.serve_one(ready, self._handlers):
+                elif not rpc.serve_one(ready, self._handlers):
                     selector.unregister(ready)
                     ready.close()
             self._crew.replace_dead()
@@ -260,9 +261,7 @@ class Supervisor:
 
     def stats(self) -> Reply:
         """Counters, and the state of the workers and offloads."""
-        counters = Counters(self._rows, mmap.mmap(-1, 1), len(self._crew.members))
-        if self._fib is not None:
-            counters = self._fib.counters
+        counters = Counters(self._rows, None, len(self._crew.members))
         return {
             **self.hello()[0],
             "offloads": self._offloads(),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forwarder import inbound, libc, outbound
+from forwarder import inbound, libc, outbound, shm
 from forwarder.arrays import Int, Longs
 from forwarder.batch import Inbound, Outbound, allocate_inbound, allocate_outbound
 from forwarder.counters import IDLE, CounterRow, Total
@@ -128,6 +128,7 @@ def run(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.sched_setaffinity(0, {cpu})
     drop_privileges(identity)
+    shm.register_reader()
     out, inn = allocate_outbound(len(tunnel.sockets)), allocate_inbound()
     scratch = np.zeros(8, np.int64)
     counters.row[Total.PID] = os.getpid()
