@@ -1,0 +1,54 @@
+# Everything a person or a CI does with a checkout. `make` alone lists it.
+#
+# PYTHON: the interpreter of the virtual environment, 3.10 to 3.13.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DELETE_ON_ERROR:
+.PHONY: help install demo test check fuzz clean prepared root
+
+help:
+	@echo "make install   .venv with loden in it, ready to run"
+	@echo "make demo      two hosts, one overlay: shown and measured (needs root)"
+	@echo "make test      all tests, namespaces and a real etcd included (needs root)"
+	@echo "make check     format, lint, types, then all tests"
+	@echo "make fuzz      malformed packets and messages, for a minute"
+	@echo "make clean     remove what the others made in this folder"
+
+install: $(VENV)/installed
+
+demo: root $(VENV)/installed
+	@$(BIN)/loden demo
+
+# What cannot be tested here is a failure and not a skip.
+test: root $(VENV)/installed-for-tests
+	@LODEN_REQUIRE_ALL=1 $(BIN)/python -m pytest
+
+check: root $(VENV)/installed-for-tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	@LODEN_REQUIRE_ALL=1 $(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) .tox build dist *.egg-info .*_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+prepared:
+	@.ci/prepare $(PYTHON)
+
+root:
+	@[ "$$(id -u)" -eq 0 ] || { echo "this builds network namespaces and needs root"; exit 1; }
+
+$(VENV)/installed: pyproject.toml | prepared
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@echo "compiling the data path, once; later starts load it from the cache"
+	@$(BIN)/python -c "from forwarder.worker import compile_kernels; compile_kernels()"
+	@touch $@
+
+$(VENV)/installed-for-tests: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test,lint]"
+	@touch $@

@@ -1,0 +1,76 @@
+"""What every test can rely on: the machine has what the test needs, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perf.namespace import list_namespaces
+
+REQUIRE_ALL = "LODEN_REQUIRE_ALL"
+"""In the environment: what this machine cannot test is a failure. `make test` and CI set it."""
+
+SESSION_MARK = "LODEN_TEST_SESSION"
+"""In the environment of every process the tests start, so that a stray one is known as ours."""
+
+TOOLS = {
+    "netns": ("ip", "ping", "iperf3", "ethtool", "tcpdump", "tshark"),
+    "etcd": ("etcd",),
+}
+"""The programs a test with this mark may use."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in TOOLS:
+        if item.get_closest_marker(mark) and (lack := what_is_lacking(mark)):
+            if os.environ.get(REQUIRE_ALL):
+                pytest.fail(f"{lack} (and {REQUIRE_ALL} is set)", pytrace=False)
+            pytest.skip(lack)
+
+
+def what_is_lacking(mark: str) -> str | None:
+    """Why this machine cannot run tests with the mark, or None if it can."""
+    if mark == "netns" and os.geteuid() != 0:
+        return "building network namespaces needs root"
+    if mark == "netns" and not Path("/dev/net/tun").exists():
+        return "there is no /dev/net/tun"
+    missing = [tool for tool in TOOLS[mark] if shutil.which(tool) is None]
+    return f"not installed: {', '.join(missing)}" if missing else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left_behind() -> Iterator[None]:
+    """Set up before every other fixture, and so torn down after them."""
+    mark = str(os.getpid())
+    os.environ[SESSION_MARK] = mark
+    yield
+    del os.environ[SESSION_MARK]
+    namespaces = [n.name for n in list_namespaces("") if re.search(rf"\b{mark}\b", n.name)]
+    assert not namespaces, f"tests left namespaces behind: {namespaces}"
+    processes = stray_processes(mark)
+    assert not processes, f"tests left processes behind: {processes}"
+
+
+def stray_processes(mark: str) -> list[str]:
+    """Our children, and whatever else carries the session's mark: "pid: command line"."""
+    entry = f"{SESSION_MARK}={mark}".encode()
+    strays = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            is_child = _parent_of(process) == os.getpid()
+            if is_child or entry in (process / "environ").read_bytes().split(b"\0"):
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                strays.append(f"{process.name}: {command or 'a zombie'}")
+        except OSError:
+            continue  # it ended meanwhile, or is somebody else's
+    return strays
+
+
+def _parent_of(process: Path) -> int:
+    # proc(5): the fourth field; the second, in parentheses, may contain anything.
+    return int((process / "stat").read_text().rpartition(")")[2].split()[1])
