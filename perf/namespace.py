@@ -37,7 +37,12 @@ class CommandError(RuntimeError):
 
 
 def run_command(
-    argv: Sequence[str], *, script: str | None = None, timeout_s: float = 30.0, check: bool = True
+    argv: Sequence[str],
+    *,
+    script: str | None = None,
+    cwd: str | Path | None = None,
+    timeout_s: float = 30.0,
+    check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
     """Run to the end, output captured. `script` is its standard input.
 
@@ -45,7 +50,12 @@ def run_command(
     """
     try:
         done = subprocess.run(
-            list(argv), input=script or "", capture_output=True, text=True, timeout=timeout_s
+            list(argv),
+            input=script or "",
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            timeout=timeout_s,
         )
     except FileNotFoundError as error:
         raise CommandError(argv, 127, f"{argv[0]} is not installed") from error
@@ -85,11 +95,16 @@ class Namespace:
         self.set_sysctl("net/ipv6/conf/default/accept_dad", 0)
 
     def run(
-        self, argv: Sequence[str], *, timeout_s: float = 30.0, check: bool = True
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str | Path | None = None,
+        timeout_s: float = 30.0,
+        check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end in here. Raises CommandError."""
         with self.entered():
-            return run_command(argv, timeout_s=timeout_s, check=check)
+            return run_command(argv, cwd=cwd, timeout_s=timeout_s, check=check)
 
     def popen(
         self,
