@@ -124,6 +124,11 @@ class Rib:
         return self._routes
 
     @property
+    def entries(self) -> Iterable[Entry]:
+        """The leases and extension routes the routes are made of, as etcd has them."""
+        return self._entries.values()
+
+    @property
     def ignored(self) -> tuple[Ignored, ...]:
         """Everything that makes no route at present, by key."""
         return tuple(item for key in sorted(self._ignored) for item in self._ignored[key])

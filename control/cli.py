@@ -1,0 +1,273 @@
+"""The command `loden`: every command's flags, and what it runs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from control.etcd_config import EtcdConfigError
+from control.exits import EXIT_FAILURE, EXIT_FINAL, EXIT_USAGE, fail
+from control.flags import (
+    EMBEDDED_ETCD_OPTIONS,
+    ETCD_OPTIONS,
+    FORWARDER_OPTIONS,
+    NODE_OPTIONS,
+    as_flanneld_writes,
+    control_options,
+    etcd_config,
+    run_dir_option,
+    to_arguments,
+    with_options,
+)
+
+LAZY_COMMANDS = {
+    "forwarder": "forwarder.__main__:command",
+    "demo": "perf.demo:command",
+    "docker-opts": "control.docker:docker_opts_command",
+}
+"""Commands of other modules, imported when they are asked for: NumPy and the like are slow."""
+
+CAP_NET_ADMIN = 12
+
+
+class Commands(click.Group):
+    """The group of all commands, some of them lazy."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *LAZY_COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in LAZY_COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = LAZY_COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+
+class FlanneldStyle(click.Command):
+    """A command that takes its flags as flanneld does, too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, as_flanneld_writes(args, self))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(metadata.version("loden"), prog_name="loden")
+def main() -> None:
+    """A user-space VXLAN overlay: containers on different hosts reach each other.
+
+    The first node:  loden run --embedded-etcd   and   loden init --network 10.5.0.0/16
+
+    Where there is an etcd:  loden run --etcd-endpoints http://10.0.0.5:2379
+
+    flanneld's flags and FLANNELD_* environment mean the same here.
+    """
+
+
+@main.command("run", cls=FlanneldStyle)
+@with_options(ETCD_OPTIONS, NODE_OPTIONS, FORWARDER_OPTIONS, EMBEDDED_ETCD_OPTIONS)
+def run_command(**values: Any) -> None:
+    """Run a node: the data path and the control process.
+
+    Obtains the node's subnet from etcd, sets up the overlay device, writes the subnet file when
+    packets can flow, and follows the routes of the other nodes.  SIGTERM ends it; the subnet
+    stays this node's, and a restart gets it again.
+    """
+    from control.embedded_etcd import EmbeddedEtcd, EmbeddedEtcdError
+    from control.run import AlreadyRunningError, Run, command_line
+
+    start_logging(values["verbose"])
+    require_net_admin("run")
+    check_control_values("run", values)
+    etcd = None
+    if values["embedded_etcd"]:
+        listen = values["embedded_etcd_listen"]
+        etcd = EmbeddedEtcd(
+            values["state_dir"] / "etcd",
+            binary=values["etcd_binary"],
+            client_port=2379,
+            peer_port=2380,
+            listen_address=str(listen) if listen else None,
+        )
+        values["etcd_endpoints"] = "http://127.0.0.1:2379"
+    if values["etcd_password"]:
+        os.environ["FLANNELD_ETCD_PASSWORD"] = values["etcd_password"]
+    forwarder = main.get_command(click.Context(main), "forwarder")
+    assert forwarder is not None
+    run = Run(
+        values["run_dir"],
+        command_line("forwarder", to_arguments(forwarder, values)),
+        command_line("control", to_arguments(control_command, values)),
+        etcd,
+    )
+    try:
+        sys.exit(run.run())
+    except (AlreadyRunningError, EmbeddedEtcdError) as error:
+        fail("run", error, EXIT_FINAL)
+    except OSError as error:
+        fail("run", error)
+
+
+@main.command("control", cls=FlanneldStyle)
+@with_options(ETCD_OPTIONS, NODE_OPTIONS)
+def control_command(**values: Any) -> None:
+    """Run the control process alone: etcd in, routes and devices out.
+
+    It needs a forwarder in the same run dir ('loden forwarder'), which 'loden run' starts too.
+    """
+    from control.daemon import ControlError, Daemon
+    from control.health import HealthServerError
+    from control.state import StateError
+    from forwarder.rpc import RpcError
+
+    start_logging(values["verbose"])
+    require_net_admin("control")
+    options = check_control_values("control", values)
+    try:
+        Daemon(options).run()
+    except ControlError as error:
+        fail("control", error, EXIT_FINAL if error.final else EXIT_FAILURE)
+    except (RpcError, HealthServerError, StateError) as error:
+        fail("control", error, EXIT_FINAL)
+
+
+def check_control_values(command: str, values: dict[str, Any]) -> Any:
+    """The control process's options; a value that cannot be ends the command."""
+    try:
+        return control_options(values)
+    except (EtcdConfigError, ValueError) as error:
+        fail(command, error, EXIT_USAGE)
+
+
+@main.command("init", cls=FlanneldStyle)
+@with_options(ETCD_OPTIONS)
+@click.option("--network", required=True, metavar="CIDR", help="The pods' network.")
+@click.option("--subnet-len", type=int, metavar="BITS", help="Prefix length of a node's subnet.")
+@click.option("--vni", type=int, default=1, show_default=True, help="VXLAN network identifier.")
+@click.option("--port", type=int, default=8472, show_default=True, help="UDP port of VXLAN.")
+@click.option("--force", is_flag=True, help="Replace a different config that is there already.")
+def init_command(
+    network: str, subnet_len: int | None, vni: int, port: int, force: bool, **values: Any
+) -> None:
+    """Write the network config to etcd, once for all nodes.
+
+    Refuses to replace a different config, under which nodes may hold subnets, without --force.
+    """
+    from control.etcd import EtcdClient
+    from control.etcd_types import EtcdError
+    from control.lease import config_key
+    from control.network_config import NetworkConfig, NetworkConfigError
+
+    try:
+        config = NetworkConfig.build(network, subnet_len, vni, port)
+        client = EtcdClient(etcd_config(values))
+    except (NetworkConfigError, EtcdConfigError) as error:
+        fail("init", error, EXIT_USAGE)
+    key = config_key(client.config.prefix)
+    try:
+        entry = client.get(key)
+        if entry is None:
+            written = client.create_if_absent(key, config.to_json()) is not None
+        elif same_config(entry.value, config):
+            click.echo(f"{key} says so already")
+            return
+        elif force:
+            revision = entry.mod_revision
+            written = client.compare_and_put(key, config.to_json(), revision) is not None
+        else:
+            text = entry.value.decode(errors="replace")
+            fail("init", f"{key} holds another config already (--force replaces it):\n{text}")
+        if not written:
+            fail("init", f"{key} was changed by someone else just now; look, and try again")
+    except EtcdError as error:
+        fail("init", error)
+    finally:
+        client.close()
+    click.echo(f"{key} written")
+
+
+def same_config(text: bytes, config: Any) -> bool:
+    """Whether the text in etcd means the same config."""
+    from control.network_config import NetworkConfig, NetworkConfigError
+
+    try:
+        return NetworkConfig.parse(text) == config
+    except NetworkConfigError:
+        return False
+
+
+@main.command("status")
+@run_dir_option
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status_command(run_dir: Path, as_json: bool) -> None:
+    """Show this node: subnet, etcd, routes, workers, offloads, drops.
+
+    Ends with 0 when packets can flow, with 1 when not.
+    """
+    from control import status
+    from forwarder.rpc import RpcError
+
+    try:
+        found = status.gather(run_dir)
+    except RpcError as error:
+        fail("status", error)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        status.show(found, Console())
+    sys.exit(0 if found["ready"] else EXIT_FAILURE)
+
+
+@main.command("routes")
+@run_dir_option
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def routes_command(run_dir: Path, as_json: bool) -> None:
+    """List the routes that packets follow on this node."""
+    from forwarder.api import ForwarderClient
+    from forwarder.fib.routes import next_hop_to_wire
+    from forwarder.rpc import RpcError
+
+    try:
+        with ForwarderClient(run_dir, timeout_s=5.0) as forwarder:
+            listed = sorted(forwarder.list_routes(), key=lambda route: route[0])
+    except RpcError as error:
+        fail("routes", error)
+    rows = [{"prefix": str(prefix), **next_hop_to_wire(hop)} for prefix, hop, _ in listed]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("prefix", "kind", "VTEP", "MAC", "VNI", box=None)
+    for row in rows:
+        cells = (row.get(name, "") for name in ("prefix", "kind", "address", "mac", "vni"))
+        table.add_row(*map(str, cells))
+    Console().print(table)
+
+
+def start_logging(verbose: bool) -> None:
+    """One line an event on standard error; the journal adds the time."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+
+
+def require_net_admin(command: str) -> None:
+    """Ends the command when links and routes cannot be changed."""
+    status = Path("/proc/self/status").read_text()
+    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    if not int(effective.split()[1], 16) >> CAP_NET_ADMIN & 1:
+        fail(command, "no privilege to set up network devices: run as root", EXIT_FINAL)
+
+
+if __name__ == "__main__":
+    main()

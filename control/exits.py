@@ -1,0 +1,21 @@
+"""Exit statuses of the commands, and how a command ends with its message."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import click
+
+EXIT_FAILURE = 1
+"""It may work later, or another time."""
+EXIT_USAGE = 2
+"""A flag's value cannot be."""
+EXIT_FINAL = 3
+"""Starting it again cannot help before somebody mends the cause."""
+
+
+def fail(command: str, message: object, status: int = EXIT_FAILURE) -> NoReturn:
+    """Ends with one line on standard error."""
+    click.echo(f"loden {command}: {message}", err=True)
+    sys.exit(status)

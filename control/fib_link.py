@@ -1,0 +1,84 @@
+"""Control's hold on the forwarder: configures it, and keeps its FIB in step with the RIB."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Mapping
+from pathlib import Path
+
+from control.lease import IPNetwork
+from control.rib import Kind, Route
+from forwarder import shm
+from forwarder.api import ForwarderClient
+from forwarder.config import TunnelConfig
+from forwarder.fib.routes import Local, NextHop, Prefix, RemoteVtep
+from forwarder.fib.writer import FibWriter
+from forwarder.wire.vxlan import parse_mac
+
+
+class FibLink:
+    """One connection to one forwarder process, and the writer of its FIB."""
+
+    def __init__(self, run_dir: Path, config: TunnelConfig) -> None:
+        """Connects and configures.  The packets of an earlier control keep flowing meanwhile.
+
+        Raises ForwarderError.
+        """
+        self.config = config
+        self._client = ForwarderClient(run_dir)
+        try:
+            self.offloads = self._client.configure(config)["offloads"]
+            shared = self._client.new_fib()
+        except BaseException:
+            self._client.close()
+            raise
+        self._writer = FibWriter(
+            shared.memory, config.mac, shared.counters.all_past, shm.order_writes
+        )
+        self._active = False
+
+    def fileno(self) -> int:
+        """Readable when the forwarder has gone."""
+        return self._client.fileno()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the forwarder has closed its end: it is dead."""
+        poll = select.poll()
+        poll.register(self._client, select.POLLIN)
+        return bool(poll.poll(0))
+
+    @property
+    def route_count(self) -> int:
+        return len(self._writer.routes)
+
+    def load(self, routes: Mapping[IPNetwork, Route]) -> None:
+        """Makes the FIB hold exactly these routes, and has the workers use it."""
+        wanted = {Prefix.of(network): self._next_hop(route) for network, route in routes.items()}
+        gone = dict.fromkeys(self._writer.routes.keys() - wanted.keys())
+        self._writer.apply({**gone, **wanted})
+        if not self._active:
+            self._client.activate()
+            self._active = True
+
+    def apply(self, changes: Mapping[IPNetwork, Route | None]) -> int:
+        """Follows changes of the RIB; returns how many made a difference to packets."""
+        return self._writer.apply(
+            {
+                Prefix.of(network): None if route is None else self._next_hop(route)
+                for network, route in changes.items()
+            }
+        )
+
+    def reconfigure(self, config: TunnelConfig) -> None:
+        """Changes addresses, port or MTU of the running tunnel."""
+        self._client.configure(config)
+        self.config = config
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _next_hop(self, route: Route) -> NextHop:
+        if route.kind is Kind.LOCAL:
+            return Local()
+        return RemoteVtep(route.public_ip, parse_mac(route.vtep_mac), route.vni, self.config.port)

@@ -1,0 +1,166 @@
+"""`loden run`: starts the forwarder and control, and keeps them running.
+
+    loden run ─┬─ [etcd]          --embedded-etcd
+               ├─ forwarder       first: control waits for it anyway
+               └─ control         tells systemd READY when packets can flow
+
+What dies is started again, with a growing delay while it keeps dying; what ends because
+something must be mended ends everything, with its message.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from control.embedded_etcd import EmbeddedEtcd
+from control.exits import EXIT_FINAL, EXIT_USAGE
+
+log = logging.getLogger(__name__)
+
+STOP_WAIT_S = 10.0
+"""How long a child may take to end before it is killed."""
+RESTART_MIN_S, RESTART_MAX_S = 0.1, 10.0
+SETTLED_S = 30.0
+"""A child that lived this long before it died is started again without delay."""
+
+
+class AlreadyRunningError(Exception):
+    """Another `loden run` holds the run dir."""
+
+
+@dataclass
+class Child:
+    """One process to be kept running."""
+
+    name: str
+    argv: Sequence[str]
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    delay_s: float = RESTART_MIN_S
+    due_at: float = 0.0
+
+    def start(self) -> None:
+        self.started_at = time.monotonic()
+        # A session of its own: a terminal's Ctrl-C reaches us alone, and we end it in order.
+        self.process = subprocess.Popen(self.argv, start_new_session=True)
+        log.debug("%s started, pid %d", self.name, self.process.pid)
+
+    def note_end(self, status: int) -> None:
+        now = time.monotonic()
+        if now - self.started_at > SETTLED_S:
+            self.delay_s = RESTART_MIN_S
+        cause = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+        log.warning("%s ended (%s): started again in %.1f s", self.name, cause, self.delay_s)
+        self.process, self.due_at = None, now + self.delay_s
+        self.delay_s = min(2 * self.delay_s, RESTART_MAX_S)
+
+    def stop(self) -> None:
+        """Asks it to end, and waits for that."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_WAIT_S)
+        except subprocess.TimeoutExpired:
+            log.warning("%s does not end: killed", self.name)
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+
+@dataclass
+class Run:
+    """The processes of one node."""
+
+    run_dir: Path
+    forwarder_argv: Sequence[str]
+    control_argv: Sequence[str]
+    etcd: EmbeddedEtcd | None = None
+    _stopping: bool = False
+    _children: list[Child] = field(default_factory=list)
+
+    def run(self) -> int:
+        """Runs until SIGTERM or SIGINT; the exit status.  Raises AlreadyRunningError."""
+        lock_fd = self._lock()
+        signals, wakeup = socket.socketpair()
+        wakeup.setblocking(False)
+        signal.set_wakeup_fd(wakeup.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._children = [
+            Child("forwarder", self.forwarder_argv),
+            Child("control", self.control_argv),
+        ]
+        try:
+            if self.etcd is not None:
+                self.etcd.start()
+            return self._keep_running(signals)
+        finally:
+            for child in reversed(self._children):  # control first: it cleans up the host
+                child.stop()
+            if self.etcd is not None:
+                self.etcd.stop()
+            os.close(lock_fd)
+            signal.set_wakeup_fd(-1)
+
+    def _on_stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _lock(self) -> int:
+        self.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        fd = os.open(self.run_dir / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise AlreadyRunningError(
+                f"run-dir: another 'loden run' uses {self.run_dir}; stop it, or choose another "
+                "--run-dir for a second node on this machine"
+            ) from None
+        return fd
+
+    def _keep_running(self, signals: socket.socket) -> int:
+        """Starts what is due and notices what ended, until told to stop."""
+        while not self._stopping:
+            for child in self._children:
+                status = child.process.poll() if child.process else None
+                if status is not None:
+                    if status in (EXIT_FINAL, EXIT_USAGE):
+                        child.process = None
+                        return status  # it has said why
+                    child.note_end(status)
+                if child.process is None and child.due_at <= time.monotonic():
+                    child.start()
+            self._restart_etcd()
+            signals.settimeout(self._seconds_to_next_start())
+            try:
+                signals.recv(4096)
+            except TimeoutError:
+                continue
+        return 0
+
+    def _restart_etcd(self) -> None:
+        if self.etcd is not None and self.etcd.pid is None:
+            log.warning("the private etcd has ended: started again")
+            self.etcd.start()
+
+    def _seconds_to_next_start(self) -> float:
+        now = time.monotonic()
+        due = [child.due_at - now for child in self._children if child.process is None]
+        return max(0.01, min([1.0, *due]))
+
+
+def command_line(name: str, arguments: Sequence[str]) -> list[str]:
+    """How to start another `loden` command with the Python that runs this one."""
+    return [sys.executable, "-m", "control", name, *arguments]
