@@ -1,0 +1,1 @@
+"""Slow, obvious oracles: bytes in, bytes out, one packet at a time, by the letter of the RFCs."""
