@@ -124,8 +124,8 @@ class Capacity:
 
     @property
     def vtep_slots(self) -> int:
-        """Slots of the VTEP hash table: at most half of them are ever in use."""
-        return 2 * self.adjacencies
+        """Slots of the VTEP hash table, a power of two: at most half of them are ever in use."""
+        return 1 << (2 * self.adjacencies - 1).bit_length()
 
     def offsets(self) -> dict[str, tuple[int, int]]:
         """Name of each part -> (offset, length) in bytes, page-aligned."""

@@ -26,7 +26,8 @@ def list_routes(
         version = int(entry["family"])
         address = int.from_bytes(entry["address"].tobytes()[: 4 if version == 4 else 16], "big")
         hop = _read_next_hop(memory, row)
-        if hop is not None:
+        # Still the same route on the same row: then the row was live all the time.
+        if hop is not None and memory.routes[slot] == entry:
             page.append((Prefix(version, address, int(entry["prefix_length"])), hop, row))
     return page, None
 

@@ -12,12 +12,11 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from forwarder.arrays import Words
 from forwarder.fib.layout import (
     GROUP_ENTRIES,
     IS_GROUP,
@@ -27,16 +26,13 @@ from forwarder.fib.layout import (
     SOCKADDR_BYTES,
     TBL24_ENTRIES,
     VERSION,
-    VTEP_TOMBSTONE,
     FibMemory,
     Kind,
-    vtep_hash,
 )
+from forwarder.fib.ranges import disjoint_ranges
 from forwarder.fib.routes import IPAddress, Local, NextHop, Prefix, RemoteVtep
+from forwarder.fib.vteps import VtepTable
 from forwarder.wire.vxlan import build_rewrite
-
-LONGEST_PROBE = 96
-"""The VTEP table is rebuilt when a chain of slots gets this long (readers search 128)."""
 
 
 class FibFull(Exception):
@@ -101,7 +97,7 @@ class FibWriter:
         self._group_pool = _Pool("groups", memory.capacity.groups, 0)
         self._route_pool = _Pool("routes", memory.capacity.routes, 0)
         self._route_slots: dict[Prefix, int] = {}
-        self._vteps: dict[IPAddress, list[int]] = {}  # rows by outer address, the first is listed
+        self._vteps = VtepTable(memory.view.vteps)
         self._lengths = [dict.fromkeys(range(33), 0), dict.fromkeys(range(129), 0)]
         # Length + 1 of the route behind each entry, 0: none.  Sparse like the tables themselves.
         self._depth24 = np.zeros(TBL24_ENTRIES, np.uint8)
@@ -139,16 +135,25 @@ class FibWriter:
             return 0
         self._reclaim()
         self._check_room(news)
-        for hop in dict.fromkeys(news.values()):
-            if hop is not None:
-                self._ensure_adjacency(hop)
+        fresh = self._fresh_hops(news)
+        for next_hop in fresh:
+            self._fill_adjacency(next_hop)
         self._order_writes()
-        for prefix, hop in news.items():
+        for next_hop in fresh:
+            if isinstance(next_hop, RemoteVtep):
+                self._vteps.add(next_hop.address, self._adjacencies[next_hop].row)
+        # Routes that go come last: a group that is still wanted is not dissolved meanwhile.
+        for prefix, hop in sorted(news.items(), key=lambda change: change[1] is None):
             self._set_route(prefix, hop)
         if any(prefix.version == 6 for prefix in news):
             self._publish_ipv6()
         self._finish_generation()
         return len(news)
+
+    def _fresh_hops(self, news: Mapping[Prefix, NextHop | None]) -> list[NextHop]:
+        """Those that have no adjacency row yet."""
+        hops = dict.fromkeys(news.values())
+        return [hop for hop in hops if hop is not None and hop not in self._adjacencies]
 
     # ---- room -----------------------------------------------------------------------------------
 
@@ -159,20 +164,10 @@ class FibWriter:
     def _check_room(self, news: Mapping[Prefix, NextHop | None]) -> None:
         """Counts what the batch will take at most, so that it is applied whole or not at all."""
         added = [prefix for prefix in news if news[prefix] is not None]
+        grouped = {p.address >> 8 for p in added if p.version == 4 and p.length > 24}
         wanted = (
-            (self._adjacency_pool, len(set(news.values()) - set(self._adjacencies) - {None})),
-            (
-                self._group_pool,
-                len(
-                    {
-                        p.address >> 8
-                        for p in added
-                        if p.version == 4
-                        and p.length > 24
-                        and not self._view.tbl24[p.address >> 8] & IS_GROUP
-                    }
-                ),
-            ),
+            (self._adjacency_pool, len(self._fresh_hops(news))),
+            (self._group_pool, sum(not self._view.tbl24[s] & IS_GROUP for s in grouped)),
             (self._route_pool, sum(prefix not in self.routes for prefix in added)),
         )
         for pool, count in wanted:
@@ -182,8 +177,9 @@ class FibWriter:
                     f"the FIB's {pool.name} are full: {count} more are needed, {room} of "
                     f"{pool.capacity} are free"
                 )
-        ipv6 = sum(p.version == 6 for p in self.routes) + sum(p.version == 6 for p in added)
-        if 2 * ipv6 + 1 > self.memory.capacity.ipv6_ranges:
+        ipv6_added = sum(p.version == 6 and p not in self.routes for p in added)
+        ipv6 = sum(self._lengths[1].values()) + ipv6_added
+        if ipv6_added and 2 * ipv6 + 1 > self.memory.capacity.ipv6_ranges:
             raise FibFull(
                 f"the FIB's IPv6 ranges are full: {ipv6} routes, room for "
                 f"{self.memory.capacity.ipv6_ranges // 2}"
@@ -191,9 +187,7 @@ class FibWriter:
 
     # ---- adjacencies ----------------------------------------------------------------------------
 
-    def _ensure_adjacency(self, hop: NextHop) -> None:
-        if hop in self._adjacencies:
-            return
+    def _fill_adjacency(self, hop: NextHop) -> None:
         row = self._adjacency_pool.take()
         entry = self.memory.adjacencies[row]
         entry["kind"] = _kind_of(hop)
@@ -204,13 +198,11 @@ class FibWriter:
             entry["sockaddr_bytes"] = len(sockaddr)
             entry["sockaddr"] = np.frombuffer(sockaddr.ljust(SOCKADDR_BYTES, b"\0"), np.uint8)
         self._adjacencies[hop] = _Adjacency(row)
-        if isinstance(hop, RemoteVtep):
-            self._add_vtep(hop.address, row)
 
     def _drop_adjacency(self, hop: NextHop) -> None:
         row = self._adjacencies.pop(hop).row
         if isinstance(hop, RemoteVtep):
-            self._remove_vtep(hop.address, row)
+            self._vteps.remove(hop.address, row)
         self._adjacency_pool.retired.append((self.generation + 1, row))
 
     # ---- routes ---------------------------------------------------------------------------------
@@ -361,32 +353,6 @@ class FibWriter:
         header["ipv6_active"] = copy << 32 | len(ranges)
         self._ipv6_last_switch = self.generation + 1
 
-    # ---- VTEPs: who may send --------------------------------------------------------------------
-
-    def _add_vtep(self, address: IPAddress, row: int) -> None:
-        rows = self._vteps.setdefault(address, [])
-        rows.append(row)
-        if len(rows) == 1 and not _insert_vtep(self._view.vteps, address, row):
-            self._rebuild_vteps()
-
-    def _remove_vtep(self, address: IPAddress, row: int) -> None:
-        rows = self._vteps[address]
-        was_listed = rows[0] == row
-        rows.remove(row)
-        if was_listed:
-            slot = _find_vtep_slot(self._view.vteps, address, row)
-            self._view.vteps[slot] = rows[0] if rows else VTEP_TOMBSTONE
-        if not rows:
-            del self._vteps[address]
-
-    def _rebuild_vteps(self) -> None:
-        """Clears tombstones.  A reader that misses a VTEP meanwhile looks up its route anyway."""
-        fresh = np.zeros_like(self._view.vteps)
-        for address, rows in self._vteps.items():
-            if not _insert_vtep(fresh, address, rows[0]):
-                raise FibFull("the FIB's VTEP table is full")
-        self._view.vteps[:] = fresh
-
     # ---- generations ----------------------------------------------------------------------------
 
     def _finish_generation(self) -> None:
@@ -412,62 +378,3 @@ def pack_sockaddr(address: IPAddress, port: int) -> bytes:
         return struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", port, address.packed)
     family = struct.pack("=H", socket.AF_INET6)
     return family + struct.pack("!HI16s", port, 0, address.packed) + struct.pack("=I", 0)
-
-
-def disjoint_ranges(routes: Iterable[tuple[Prefix, int]]) -> Iterator[tuple[int, int]]:
-    """Longest-prefix match flattened: (first address, adjacency row) of each range, ascending.
-
-    A range ends where the next begins.  Row NO_ADJACENCY stands for the gaps between routes.
-    """
-    open_routes: list[tuple[int, int]] = []  # (last address, row), outermost first
-    current = NO_ADJACENCY
-
-    def close_until(address: int | None) -> Iterator[tuple[int, int]]:
-        """Ends the routes that lie before `address` (None: all)."""
-        while open_routes and (address is None or open_routes[-1][0] < address):
-            end, _ = open_routes.pop()
-            outer = open_routes[-1][1] if open_routes else NO_ADJACENCY
-            if end + 1 < 1 << 128 and not (open_routes and open_routes[-1][0] == end):
-                yield end + 1, outer
-
-    pending: list[tuple[int, int]] = []
-    for prefix, row in sorted(routes, key=lambda route: (route[0].address, route[0].length)):
-        pending.extend(close_until(prefix.address))
-        pending.append((prefix.address, row))
-        open_routes.append((prefix.last, row))
-    pending.extend(close_until(None))
-    for position, (first, row) in enumerate(pending):
-        superseded = position + 1 < len(pending) and pending[position + 1][0] == first
-        if not superseded and row != current:
-            yield first, row
-            current = row
-
-
-def _vtep_start(address: IPAddress, slots: int) -> int:
-    value = int(address)
-    if address.version == 4:
-        high, low = 0, value
-    else:
-        word = [value >> shift & 0xFFFFFFFF for shift in (96, 64, 32, 0)]
-        high, low = word[0] ^ word[2], word[1] ^ word[3]
-    return int(vtep_hash(high, low)) & (slots - 1)
-
-
-def _insert_vtep(table: Words, address: IPAddress, row: int) -> bool:
-    """Stores `row` in the first slot that is empty or a tombstone; False: the chain is too long."""
-    start = _vtep_start(address, len(table))
-    for probe in range(LONGEST_PROBE):
-        slot = (start + probe) & (len(table) - 1)
-        if table[slot] in (NO_ADJACENCY, VTEP_TOMBSTONE):
-            table[slot] = row
-            return True
-    return False
-
-
-def _find_vtep_slot(table: Words, address: IPAddress, row: int) -> int:
-    start = _vtep_start(address, len(table))
-    for probe in range(LONGEST_PROBE):
-        slot = (start + probe) & (len(table) - 1)
-        if table[slot] == row:
-            return slot
-    raise AssertionError(f"VTEP {address} is not in the table it was put in")
