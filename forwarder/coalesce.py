@@ -84,7 +84,7 @@ def header_length(batch: Inbound, frame: Int) -> Int:
 def may_lead(batch: Inbound, frame: Int, mtu_bytes: Int) -> bool:
     """Whether other packets may be appended to this one."""
     kind, start, length = batch.kind[frame], batch.start[frame], batch.length[frame]
-    if kind == L4_OPAQUE or length > mtu_bytes or batch.chain_size[frame] < 0:
+    if kind == L4_OPAQUE or length > mtu_bytes:
         return False
     data = batch.data
     # IP options and extension headers speak of one packet: leave those alone.

@@ -92,7 +92,7 @@ def cut(batch: Inbound, messages: Int) -> Int:
             frames += 1
             start += size
             left -= size
-        if size == 0:  # an empty datagram still counts, as truncated
+        if size == 0 and frames < FRAMES:  # an empty datagram still counts, as truncated
             batch.start[frames] = start
             batch.length[frames] = 0
             batch.message[frames] = m

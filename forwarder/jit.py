@@ -25,9 +25,11 @@ if sys.byteorder != "little":
 
 
 def _sources_digest() -> str:
-    """Names everything the machine code depends on: our sources, Numba, LLVM's binding, NumPy."""
+    """Names all that the machine code depends on: our sources, Numba and its settings, NumPy."""
     digest = hashlib.sha256()
-    for part in (numba.__version__, llvmlite.__version__, np.__version__, sys.version):
+    # Numba itself would load code without bounds checks where NUMBA_BOUNDSCHECK asks for them.
+    checks = f"bounds checked: {numba.config.BOUNDSCHECK}"
+    for part in (numba.__version__, llvmlite.__version__, np.__version__, sys.version, checks):
         digest.update(part.encode())
     package = Path(__file__).parent
     for source in sorted(package.rglob("*.py")):

@@ -183,7 +183,8 @@ def split_packet(
     for k in range(made):
         write_rewrite(batch.headers[first + k], 0, rewrite, data[start] >> 4)
     # A 64 KB superpacket does not fit one message: split it evenly, not into 44 segments and 1.
-    per_message = min(DATAGRAM_BYTES_MAX // (ENCAP_BYTES + header_bytes + size), udp.GSO_SEGMENTS)
+    fitting = max(DATAGRAM_BYTES_MAX // (ENCAP_BYTES + header_bytes + size), 1)
+    per_message = min(fitting, udp.GSO_SEGMENTS)
     parts = -(-made // per_message)
     even = -(-made // parts)
     rows = np.int64(batch.headers.ctypes.data) + first * HEADER_ROW_BYTES
