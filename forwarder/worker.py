@@ -19,8 +19,8 @@ from forwarder.fib.layout import GENERATION_WORD, FibView
 from forwarder.jit import kernel
 from forwarder.tunnel import Tunnel
 
-TURNS_PER_CALL = 256
-"""How often the compiled loop comes back to Python under load: to look whether it shall stop."""
+TURNS_PER_LOOK = 256
+"""How often a busy worker renews its heartbeat and looks whether it shall stop."""
 IDLE_POLL_MS = 1000
 """An idle worker wakes this often to renew its heartbeat."""
 
@@ -38,36 +38,41 @@ class Identity:
 
 
 @kernel
-def turns(
+def work(
     tunnel: Tunnel,
     out: Outbound,
     inn: Inbound,
     fib: FibView,
     counters: CounterRow,
     scratch: Longs,
-    limit: Int,
     spins: Int,
-) -> bool:
-    """Runs up to `limit` turns of both directions; blocks after `spins` + 1 empty ones.
+) -> None:
+    """Runs turns of both directions until asked to stop; blocks after `spins` + 1 empty ones.
 
-    Returns whether the worker shall stop.  `scratch` is int64[8].
+    It does not come back to Python meanwhile: entering compiled code with so many arrays takes
+    longer than a batch does.  `scratch` is int64[8].
     """
     row = counters.row
     empty = np.int64(0)
-    for _ in range(limit):
+    since_look = np.int64(0)
+    while True:
         # From here to the end of the turn, indices of this generation may be held (QSBR).
         row[Total.GENERATION_SEEN] = np.int64(fib.header[GENERATION_WORD])
         moved = outbound.turn(tunnel, out, fib, counters)
         moved += inbound.turn(tunnel, inn, fib, counters)
         row[Total.TURNS] += 1
+        since_look += 1
         empty = np.int64(empty + 1 if moved == 0 else 0)
-        if empty > spins:
+        if empty <= spins and since_look < TURNS_PER_LOOK:
+            continue
+        blocks = empty > spins
+        row[Total.POLLS] += blocks
+        row[Total.GENERATION_SEEN] = IDLE
+        row[Total.HEARTBEAT_NS] = libc.monotonic_ns(scratch)
+        if wait(tunnel, scratch, IDLE_POLL_MS if blocks else 0):
             break
-    row[Total.HEARTBEAT_NS] = libc.monotonic_ns(scratch)
-    row[Total.GENERATION_SEEN] = IDLE
-    timeout = IDLE_POLL_MS if empty > spins else 0
-    row[Total.POLLS] += timeout > 0
-    return wait(tunnel, scratch, timeout)
+        empty = np.int64(0)
+        since_look = np.int64(0)
 
 
 @kernel
@@ -85,7 +90,7 @@ def wait(tunnel: Tunnel, pollfds: Longs, timeout_ms: Int) -> bool:
 
 
 def compile_kernels() -> None:
-    """Compiles the data path, or loads it from the cache: one call of no turns."""
+    """Compiles the data path, or loads it from the cache: one turn of nothing, told to stop."""
     nothing = np.zeros(0, np.uint32)
     fib = FibView(
         header=np.zeros(512, np.uint64),
@@ -111,7 +116,7 @@ def compile_kernels() -> None:
     )
     counters = CounterRow(np.zeros(512, np.int64), np.zeros((1, 4), np.int64))
     scratch = np.zeros(8, np.int64)
-    turns(tunnel, allocate_outbound(2), allocate_inbound(), fib, counters, scratch, 0, 0)
+    work(tunnel, allocate_outbound(2), allocate_inbound(), fib, counters, scratch, 0)
     os.close(stop_at_once)
 
 
@@ -133,8 +138,7 @@ def run(
     scratch = np.zeros(8, np.int64)
     counters.row[Total.PID] = os.getpid()
     counters.row[Total.CPU] = cpu
-    while not turns(tunnel, out, inn, fib, counters, scratch, TURNS_PER_CALL, spins):
-        pass
+    work(tunnel, out, inn, fib, counters, scratch, spins)
 
 
 def drop_privileges(identity: Identity | None) -> None:
