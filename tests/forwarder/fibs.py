@@ -19,7 +19,7 @@ VNI = 7
 PORT = 8472
 
 
-@dataclass
+@dataclass(repr=False)
 class Fib:
     """A writer, and what a worker maps: the same memory, read-only."""
 
@@ -42,7 +42,9 @@ class Workers:
         return self.seen >= generation
 
 
-def make_fib(capacity: Capacity = SMALL, workers: Workers | None = None) -> Fib:
+def make_fib(
+    capacity: Capacity = SMALL, workers: Workers | None = None, own_mac: bytes = OWN_MAC
+) -> Fib:
     workers = workers or Workers()
     fd = shm.create("fib-under-test", capacity.total_bytes)
     try:
@@ -50,7 +52,7 @@ def make_fib(capacity: Capacity = SMALL, workers: Workers | None = None) -> Fib:
         readonly = FibMemory(shm.map_readonly(fd), capacity)
     finally:
         os.close(fd)
-    writer = FibWriter(memory, OWN_MAC, workers.all_past, shm.order_writes)
+    writer = FibWriter(memory, own_mac, workers.all_past, shm.order_writes)
     return Fib(writer, readonly, readonly.view, workers)
 
 
