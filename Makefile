@@ -44,11 +44,11 @@ root:
 
 $(VENV)/installed: pyproject.toml | prepared
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --use-pep517 --disable-pip-version-check --editable .
 	@echo "compiling the data path, once; later starts load it from the cache"
 	@$(BIN)/python -c "from forwarder.worker import compile_kernels; compile_kernels()"
 	@touch $@
 
 $(VENV)/installed-for-tests: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test,lint]"
+	$(BIN)/python -m pip install --quiet --use-pep517 --disable-pip-version-check --editable ".[test,lint]"
 	@touch $@
