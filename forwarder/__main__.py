@@ -46,6 +46,7 @@ def choose_cpus(cpus: str | None, workers: int | None) -> tuple[int, ...]:
 @click.option("--uso/--no-uso", default=True, help="Take UDP superpackets from the device.")
 @click.option("--udp-gso/--no-udp-gso", default=True, help="Send many datagrams per message.")
 @click.option("--udp-gro/--no-udp-gro", default=True, help="Receive many datagrams per message.")
+@click.option("--tunnel-gso/--no-tunnel-gso", default=True, help="Have the NIC cut superpackets.")
 @click.option(
     "--busy-poll-turns",
     type=click.IntRange(0, 1_000_000),
@@ -63,6 +64,7 @@ def command(
     uso: bool,
     udp_gso: bool,
     udp_gro: bool,
+    tunnel_gso: bool,
     busy_poll_turns: int,
     verbose: bool,
 ) -> None:
@@ -88,6 +90,7 @@ def command(
             uso=uso,
             udp_gso=udp_gso,
             udp_gro=udp_gro,
+            tunnel_gso=tunnel_gso,
             busy_poll_turns=busy_poll_turns,
         )
         supervisor.Supervisor(options).run()

@@ -2,7 +2,8 @@
 
     request                                      reply
     {op: hello}                                  pid, workers, config, running, generation
-    {op: configure, config: {...}}               offloads: {name: state}
+    {op: configure, config: {...}}               offloads: {name: state}, tap: device or nil
+    {op: tunnel_gso, interface, probe: address}  state: on, or why not
     {op: fib, capacity: {...}}                   capacity, workers; fds: FIB, rows, per-peer
     {op: activate}                               (the workers have moved to the FIB of `fib`)
     {op: routes, set: [[prefix, next hop]...],   changed, generation
@@ -24,7 +25,7 @@ from forwarder import shm
 from forwarder.config import TunnelConfig
 from forwarder.counters import Counters
 from forwarder.fib.layout import Capacity, FibMemory
-from forwarder.fib.routes import NextHop, Prefix, next_hop_from_wire, next_hop_to_wire
+from forwarder.fib.routes import IPAddress, NextHop, Prefix, next_hop_from_wire, next_hop_to_wire
 from forwarder.rpc import RpcClient, RpcError
 
 SOCKET_NAME = "forwarder.sock"
@@ -69,6 +70,13 @@ class ForwarderClient(RpcClient):
     def configure(self, config: TunnelConfig) -> dict[str, Any]:
         """Opens the device and the sockets.  Workers start with the first FIB."""
         return self.call("configure", config=config.to_wire())[0]
+
+    def try_tunnel_gso(self, interface: str, probe: IPAddress) -> str:
+        """Has superpackets leave whole by `interface`, if a probe towards a VTEP gets through.
+
+        The TAP that `configure` names must have been set up.  Returns "on", or why not.
+        """
+        return str(self.call("tunnel_gso", interface=interface, probe=str(probe))[0]["state"])
 
     def new_fib(self, capacity: Capacity | None = None) -> SharedFib:
         """An empty FIB to fill.  The workers keep to the present one until `activate`."""

@@ -52,6 +52,7 @@ class Outbound(NamedTuple):
     flow: Longs  # 31-bit flow hash
     adjacency: Longs
     reason: Longs  # counters.Drop
+    whole: Longs  # 1: leaves whole, by the tunnel-GSO path
     # One element per segment: a VXLAN datagram in the making.
     headers: Bytes  # [SEGMENTS, HEADER_ROW_BYTES] headers of superpackets' segments
     head_address: Longs  # its first part (headers, or a whole packet)

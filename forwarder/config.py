@@ -96,6 +96,8 @@ class ForwarderOptions:
     """Send many datagrams in one message (UDP_SEGMENT)."""
     udp_gro: bool = True
     """Receive many datagrams in one message (UDP_GRO)."""
+    tunnel_gso: bool = True
+    """Have the NIC cut TCP superpackets, where kernel and NIC can (Linux 6.17)."""
     busy_poll_turns: int = 0
     """Empty turns a worker makes before it blocks: less latency for more CPU."""
 

@@ -87,7 +87,9 @@ class Total(IntEnum):
     """The FIB generation read at the start of the present turn, or IDLE."""
     PID = 16
     CPU = 17
-    ICMP_SENT = 18
+    OUT_WHOLE = 18
+    """Superpackets that left whole, for the NIC to cut (tunnel GSO)."""
+    ICMP_SENT = 19
     """Unreachable and too-big messages sent to pods."""
 
 

@@ -1,12 +1,13 @@
 """Outbound: TUN -> parse -> FIB lookup -> encap -> plan sends -> UDP.
+                                     └─> (tunnel GSO) ─> TAP
 
 Functions appear in the order a batch meets them.  Each fills columns of the batch (batch.py);
-none but `udp.send` makes a system call.
+only receiving, `send_whole` and `udp.send` make system calls.
 """
 
 import numpy as np
 
-from forwarder import tun, udp
+from forwarder import tun, tunnel_gso, udp
 from forwarder.arrays import Bytes, Int, Longs
 from forwarder.batch import (
     HEADER_ROW_BYTES,
@@ -57,8 +58,10 @@ def turn(tunnel: Tunnel, batch: Outbound, fib: FibView, counters: CounterRow) ->
     parse(batch, packets)
     route(batch, packets, fib)
     done: Int = np.int64(0)
-    while done < packets:  # once, but for a batch that makes more segments than fit
-        after, segments = encapsulate(batch, done, packets, fib)
+    while done < packets:  # mostly once
+        end = choose_whole(tunnel, batch, done, packets, fib)
+        after, segments = encapsulate(batch, done, end, fib)
+        send_whole(tunnel, batch, done, after, fib, row)
         messages = plan(batch, segments, fib, tunnel)
         lay_out(batch, segments, messages, fib, len(tunnel.sockets), tunnel.udp_gso)
         udp.send(tunnel, batch, messages, row)
@@ -107,6 +110,28 @@ def route(batch: Outbound, packets: Int, fib: FibView) -> None:
 
 
 @kernel
+def choose_whole(tunnel: Tunnel, batch: Outbound, first: Int, packets: Int, fib: FibView) -> Int:
+    """Marks the packets that leave whole (tunnel GSO), and returns where the others must be sent.
+
+    Whole ones are sent before the segments of the same stretch: it ends where that would let one
+    overtake an earlier packet of its flow.
+    """
+    segmented = np.int64(0)  # a bit for each flow (modulo 64) that has segments in this stretch
+    for i in range(first, packets):
+        batch.whole[i] = 0
+        if batch.reason[i] != Drop.NONE:
+            continue
+        bit = np.int64(1) << (batch.flow[i] & 63)
+        if not tunnel_gso.takes(tunnel, batch, i, fib):
+            segmented |= bit
+        elif segmented & bit:
+            return np.int64(i)
+        else:
+            batch.whole[i] = 1
+    return np.int64(packets)
+
+
+@kernel
 def encapsulate(batch: Outbound, first: Int, packets: Int, fib: FibView) -> tuple[Int, Int]:
     """Makes segments of packets[first:], superpackets split, each with its headers before it.
 
@@ -115,7 +140,7 @@ def encapsulate(batch: Outbound, first: Int, packets: Int, fib: FibView) -> tupl
     base = np.int64(batch.data.ctypes.data)
     segments: Int = np.int64(0)
     for i in range(first, packets):
-        if batch.reason[i] != Drop.NONE:
+        if batch.reason[i] != Drop.NONE or batch.whole[i]:
             continue
         start, length = batch.start[i], batch.length[i]
         rewrite = fib.adjacencies[batch.adjacency[i]]
@@ -208,6 +233,29 @@ def outer_tos(data: Bytes, start: Int) -> Int:
 
 
 @kernel
+def send_whole(
+    tunnel: Tunnel, batch: Outbound, first: Int, after: Int, fib: FibView, row: Longs
+) -> None:
+    """Sends the packets of a stretch that leave whole."""
+    for i in range(first, after):
+        if batch.reason[i] != Drop.NONE or not batch.whole[i]:
+            continue
+        start = batch.start[i]
+        rewrite = fib.adjacencies[batch.adjacency[i]]
+        write_rewrite(batch.data, start - ENCAP_BYTES, rewrite, batch.data[start] >> 4)
+        lane = lane_of(batch.flow[i], len(tunnel.sockets), rewrite[SOCKADDR_AT])
+        tunnel_gso.send(tunnel, batch, i, rewrite, outer_tos(batch.data, start), lane, row)
+
+
+@kernel
+def lane_of(flow: Int, lanes: Int, family: Int) -> Int:
+    """The socket a flow is sent from: always the same; the second half of all are IPv6's."""
+    per_family = lanes // 2
+    lane = (flow * per_family) >> 31
+    return lane + per_family if family == AF_INET6 else lane
+
+
+@kernel
 def plan(batch: Outbound, segments: Int, fib: FibView, tunnel: Tunnel) -> Int:
     """Gathers segments into messages; returns how many.
 
@@ -215,7 +263,6 @@ def plan(batch: Outbound, segments: Int, fib: FibView, tunnel: Tunnel) -> Int:
     a shorter last.  Messages to several VTEPs grow side by side; those of one VTEP and lane are
     numbered in order, so nothing is overtaken within a flow.
     """
-    lanes_per_family = len(tunnel.sockets) // 2
     per_message = udp.GSO_SEGMENTS if tunnel.udp_gso[0] else 1
     slots = batch.open_slots
     slots[:] = -1
@@ -223,9 +270,8 @@ def plan(batch: Outbound, segments: Int, fib: FibView, tunnel: Tunnel) -> Int:
     for s in range(segments):
         packet = batch.segment_packet[s]
         adjacency = batch.adjacency[packet]
-        lane = (batch.flow[packet] * lanes_per_family) >> 31
-        if fib.adjacencies[adjacency, SOCKADDR_AT] == AF_INET6:
-            lane += lanes_per_family
+        family = fib.adjacencies[adjacency, SOCKADDR_AT]
+        lane = lane_of(batch.flow[packet], len(tunnel.sockets), family)
         if tunnel.sockets[lane] < 0:
             batch.reason[packet] = Drop.NO_UNDERLAY
             batch.segment_message[s] = -1

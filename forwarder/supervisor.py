@@ -16,12 +16,15 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 import numpy as np
+import pytun
 
-from forwarder import api, rpc, shm, tun, udp, worker
+from forwarder import api, rpc, shm, tun, tunnel_gso, udp, worker
 from forwarder.api import ForwarderError
+from forwarder.arrays import Longs
 from forwarder.config import ConfigError, ForwarderOptions, TunnelConfig
 from forwarder.counters import Counters, Drop, per_peer_bytes, rows_bytes
 from forwarder.crew import Crew, Duty, find_identity
@@ -33,6 +36,8 @@ from forwarder.rpc import Reply
 from forwarder.tunnel import Tunnel
 
 log = logging.getLogger("loden.forwarder")
+
+SWITCHED_OFF = "switched off"
 
 
 @dataclass
@@ -71,13 +76,17 @@ class Supervisor:
         self._pending: _Fib | None = None
         self._rows_fd = shm.create("loden-counters", rows_bytes(count))
         self._rows = shm.map_writable(self._rows_fd)
-        # Shared by the workers: the first one to meet a refusal switches UDP GSO off for all.
-        self._udp_gso = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.int64)[:1]
+        # Shared by the workers: the first one to meet a refusal switches an offload off for all.
+        switches: Longs = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.int64)
+        self._udp_gso, self._tunnel_gso = switches[:1], switches[1:2]
         self._udp_gso[0] = options.udp_gso
+        self._tap: list[pytun.TunTapDevice] | None = None
+        self._tunnel_gso_state = "not tried yet" if options.tunnel_gso else SWITCHED_OFF
         self._stopping = False
         self._handlers: dict[str, Callable[..., Reply]] = {
             "hello": self.hello,
             "configure": self.configure,
+            "tunnel_gso": self.try_tunnel_gso,
             "fib": self.new_fib,
             "activate": self.activate,
             "routes": self.write_routes,
@@ -111,6 +120,8 @@ class Supervisor:
                 group.close()
             if self._device is not None:
                 self._device.close()
+            if self._tap is not None:
+                tunnel_gso.close(self._tap)
             signal.set_wakeup_fd(-1)
 
     def _on_stop(self, *_: object) -> None:
@@ -158,7 +169,17 @@ class Supervisor:
             finally:
                 if self._fib is not None and self.config is not None:
                     self._start_crew()
-        return {"offloads": self._offloads()}, []
+        tap = tunnel_gso.device_name(new.device) if self._tap else None
+        return {"offloads": self._offloads(), "tap": tap}, []
+
+    def try_tunnel_gso(self, interface: str, probe: str) -> Reply:
+        """Switches the tunnel-GSO path on if a probe leaves by `interface`."""
+        if self._tap is not None and self.config is not None:
+            templates = tunnel_gso.make_templates(self._tap[0].hwaddr, self.config.addresses)
+            passes = tunnel_gso.probe(self._tap[0], templates, interface, ip_address(probe))
+            self._tunnel_gso[0] = passes
+            self._tunnel_gso_state = "on" if passes else f"a probe did not leave by {interface}"
+        return {"state": self._tunnel_gso_state}, []
 
     def _open(self, new: TunnelConfig) -> None:
         """Opens device and sockets for `new`.  What cannot be opened leaves the old ones open."""
@@ -175,9 +196,22 @@ class Supervisor:
                 raise
             for group in self._sockets:
                 group.close()
-        if self._device is not None and device is not self._device:
-            self._device.close()
+        if device is not self._device:
+            if self._device is not None:
+                self._device.close()
+            self._open_tap(tunnel_gso.device_name(new.device))
         self._device, self._sockets = device, sockets
+
+    def _open_tap(self, name: str) -> None:
+        """The second device, of the tunnel-GSO path; without it that path stays off."""
+        if not self.options.tunnel_gso:
+            return
+        if self._tap is not None:
+            tunnel_gso.close(self._tap)
+        self._tunnel_gso[0] = 0
+        self._tap = tunnel_gso.open_tap(name, len(self._crew.members))
+        if self._tap is None:
+            self._tunnel_gso_state = "refused by this kernel (6.17 is the first that can)"
 
     def _open_device(self, name: str) -> tun.Device:
         workers = len(self._crew.members)
@@ -282,6 +316,7 @@ class Supervisor:
             "tun_uso": _in_words(asked.uso, device is None or device.uso),
             "udp_gso": _in_words(asked.udp_gso, bool(self._udp_gso[0])),
             "udp_gro": _in_words(asked.udp_gro, True),
+            "tunnel_gso": self._tunnel_gso_state,
         }
 
     # ---- workers --------------------------------------------------------------------------------
@@ -296,15 +331,21 @@ class Supervisor:
         assert self.config is not None
         assert self._device is not None
         group = self._sockets[index]
+        lanes = [*group.lanes[0], *group.lanes[1]]
+        tap_mac = self._tap[0].hwaddr if self._tap else bytes(6)
         return Tunnel(
             tun_fd=self._device.queues[index].fileno(),
             receivers=_descriptors(group.receivers),
-            sockets=_descriptors([*group.lanes[0], *group.lanes[1]]),
+            sockets=_descriptors(lanes),
             wake_fd=self._crew.members[index].wake_fd,
             vni=self.config.vni,
             mac=np.frombuffer(bytearray(self.config.mac), np.uint8),
             mtu_bytes=self.config.mtu_bytes,
             udp_gso=self._udp_gso,
+            tap_fd=self._tap[index].fileno() if self._tap else -1,
+            templates=tunnel_gso.make_templates(tap_mac, self.config.addresses),
+            lane_ports=np.array([s.getsockname()[1] if s else 0 for s in lanes], np.int64),
+            tunnel_gso=self._tunnel_gso,
         )
 
 
@@ -319,5 +360,5 @@ def _descriptors(sockets: list[socket.socket | None]) -> Any:
 
 def _in_words(asked: bool, works: bool) -> str:
     if not asked:
-        return "switched off"
+        return SWITCHED_OFF
     return "on" if works else "refused by this kernel"

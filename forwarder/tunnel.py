@@ -25,3 +25,11 @@ class Tunnel(NamedTuple):
     """MTU of the overlay device: the largest inner packet."""
     udp_gso: Longs
     """int64[1]: 1 while UDP_SEGMENT is used; set to 0 for good when the kernel refuses it."""
+    tap_fd: int
+    """This worker's queue of the tunnel-GSO device; -1: there is none."""
+    templates: Bytes
+    """Outer headers of the tunnel-GSO path, see tunnel_gso.make_templates."""
+    lane_ports: Longs
+    """The source port of each of `sockets`."""
+    tunnel_gso: Longs
+    """int64[1]: 1 while TCP superpackets leave whole; 0 when that is off, or was refused."""

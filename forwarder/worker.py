@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forwarder import inbound, libc, outbound, shm
+from forwarder import inbound, libc, outbound, shm, tunnel_gso
 from forwarder.arrays import Int, Longs
 from forwarder.batch import Inbound, Outbound, allocate_inbound, allocate_outbound
 from forwarder.counters import IDLE, CounterRow, Total
@@ -113,6 +113,10 @@ def compile_kernels() -> None:
         mac=np.zeros(6, np.uint8),
         mtu_bytes=1450,
         udp_gso=np.ones(1, np.int64),
+        tap_fd=-1,
+        templates=np.zeros((2, tunnel_gso.TEMPLATE_BYTES), np.uint8),
+        lane_ports=np.zeros(2, np.int64),
+        tunnel_gso=np.zeros(1, np.int64),
     )
     counters = CounterRow(np.zeros(512, np.int64), np.zeros((1, 4), np.int64))
     scratch = np.zeros(8, np.int64)
