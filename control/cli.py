@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from control.etcd_config import EtcdConfigError
-from control.exits import EXIT_FAILURE, EXIT_FINAL, EXIT_USAGE, fail
+from control.exits import EXIT_FAILURE, EXIT_FINAL, EXIT_USAGE, ControlError, fail, in_words
 from control.flags import (
     EMBEDDED_ETCD_OPTIONS,
     ETCD_OPTIONS,
@@ -112,10 +112,12 @@ def run_command(**values: Any) -> None:
     )
     try:
         sys.exit(run.run())
-    except (AlreadyRunningError, EmbeddedEtcdError) as error:
+    except AlreadyRunningError as error:
         fail("run", error, EXIT_FINAL)
+    except EmbeddedEtcdError as error:
+        fail("run", error, EXIT_FAILURE if error.retryable else EXIT_FINAL)
     except OSError as error:
-        fail("run", error)
+        fail("run", in_words(error))
 
 
 @main.command("control", cls=FlanneldStyle)
@@ -125,7 +127,7 @@ def control_command(**values: Any) -> None:
 
     It needs a forwarder in the same run dir ('loden forwarder'), which 'loden run' starts too.
     """
-    from control.daemon import ControlError, Daemon
+    from control.daemon import Daemon
     from control.health import HealthServerError
     from control.state import StateError
     from forwarder.rpc import RpcError

@@ -97,7 +97,7 @@ class EmbeddedEtcd:
                 env={k: v for k, v in os.environ.items() if not k.startswith("ETCD_")},
                 # Of its own group: a terminal's Ctrl-C is for us, we stop it when we are done.
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         try:
             self._wait_until_it_answers(time.monotonic() + timeout_s)
@@ -190,5 +190,6 @@ def _bracketed(address: str) -> str:
 _prctl = ctypes.CDLL(None).prctl
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For a child between fork and exec: SIGTERM reaches it when the thread that forked it ends."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

@@ -15,7 +15,23 @@ EXIT_FINAL = 3
 """Starting it again cannot help before somebody mends the cause."""
 
 
+class ControlError(Exception):
+    """The control process must end.
+
+    `final`: starting it again cannot help before somebody mends the cause.
+    """
+
+    def __init__(self, message: str, *, final: bool) -> None:
+        super().__init__(message)
+        self.final = final
+
+
 def fail(command: str, message: object, status: int = EXIT_FAILURE) -> NoReturn:
     """Ends with one line on standard error."""
     click.echo(f"loden {command}: {message}", err=True)
     sys.exit(status)
+
+
+def in_words(error: OSError) -> str:
+    """The file and the reason, without Python's error number."""
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)

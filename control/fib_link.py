@@ -1,4 +1,4 @@
-"""Control's hold on the forwarder: configures it, and keeps its FIB in step with the RIB."""
+"""Control's hold on one forwarder process: configures it, keeps its FIB in step with the RIB."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from control.rib import Kind, Route
 from forwarder import shm
 from forwarder.api import ForwarderClient
 from forwarder.config import TunnelConfig
+from forwarder.counters import Counters
 from forwarder.fib.routes import Local, NextHop, Prefix, RemoteVtep
 from forwarder.fib.writer import FibWriter
 from forwarder.wire.vxlan import parse_mac
+
+HELLO_TIMEOUT_S = 1.0
+"""A forwarder that still compiles its kernels does not answer: control must not hang on it."""
+REQUEST_TIMEOUT_S = 10.0
 
 
 class FibLink:
@@ -25,16 +30,17 @@ class FibLink:
         Raises ForwarderError.
         """
         self.config = config
-        self._client = ForwarderClient(run_dir)
+        with ForwarderClient(run_dir, HELLO_TIMEOUT_S) as probe:
+            probe.hello()
+        self._client = ForwarderClient(run_dir, REQUEST_TIMEOUT_S)
         try:
-            self.offloads = self._client.configure(config)["offloads"]
+            self.offloads: dict[str, str] = self._client.configure(config)["offloads"]
             shared = self._client.new_fib()
         except BaseException:
             self._client.close()
             raise
-        self._writer = FibWriter(
-            shared.memory, config.mac, shared.counters.all_past, shm.order_writes
-        )
+        self._counters: Counters = shared.counters
+        self._writer = FibWriter(shared.memory, config.mac, self._is_past, shm.order_writes)
         self._active = False
 
     def fileno(self) -> int:
@@ -53,7 +59,10 @@ class FibLink:
         return len(self._writer.routes)
 
     def load(self, routes: Mapping[IPNetwork, Route]) -> None:
-        """Makes the FIB hold exactly these routes, and has the workers use it."""
+        """Makes the FIB hold exactly these routes, and has the workers use it.
+
+        Raises ForwarderError, FibFull.
+        """
         wanted = {Prefix.of(network): self._next_hop(route) for network, route in routes.items()}
         gone = dict.fromkeys(self._writer.routes.keys() - wanted.keys())
         self._writer.apply({**gone, **wanted})
@@ -62,7 +71,10 @@ class FibLink:
             self._active = True
 
     def apply(self, changes: Mapping[IPNetwork, Route | None]) -> int:
-        """Follows changes of the RIB; returns how many made a difference to packets."""
+        """Follows changes of the RIB; returns how many made a difference to packets.
+
+        Raises FibFull.
+        """
         return self._writer.apply(
             {
                 Prefix.of(network): None if route is None else self._next_hop(route)
@@ -71,12 +83,16 @@ class FibLink:
         )
 
     def reconfigure(self, config: TunnelConfig) -> None:
-        """Changes addresses, port or MTU of the running tunnel."""
+        """Changes addresses or MTU of the running tunnel.  Raises ForwarderError."""
         self._client.configure(config)
         self.config = config
 
     def close(self) -> None:
         self._client.close()
+
+    def _is_past(self, generation: int) -> bool:
+        """Whether no worker holds anything older; the dead, who never say so, hold nothing."""
+        return self._counters.all_past(generation) or self.is_gone
 
     def _next_hop(self, route: Route) -> NextHop:
         if route.kind is Kind.LOCAL:

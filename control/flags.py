@@ -6,6 +6,7 @@ The environment form of every flag is FLANNELD_ + upper case, `-` as `_`; the co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -56,6 +57,14 @@ def address_option(*names: str, version: int | None = None, **settings: Any) -> 
     return option(*names, callback=convert, metavar="IP", **settings)
 
 
+def check_device_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """The kernel's rule (dev_valid_name).  Raises click.BadParameter."""
+    if not re.fullmatch(r"[^/:\s%]{1,15}", value) or value in (".", ".."):
+        allowed = "1 to 15 characters without '/', ':', '%' or white space"
+        raise click.BadParameter(f"{value!r} is not allowed; allowed: {allowed}", ctx, param)
+    return value
+
+
 run_dir_option = option(
     "--run-dir",
     type=click.Path(path_type=Path),
@@ -104,7 +113,7 @@ NODE_OPTIONS = (
         metavar="SECONDS",
         help="How long the subnet stays ours when this node is silent.",
     ),
-    option("--ip-masq", is_flag=True, help="Masquerade what leaves the cluster."),
+    option("--ip-masq/--no-ip-masq", default=False, help="Masquerade what leaves the cluster."),
     option("--healthz-ip", default="0.0.0.0", help="Address of the health server."),
     option(
         "--healthz-port",
@@ -119,7 +128,12 @@ NODE_OPTIONS = (
         default=DEFAULT_STATE_DIR,
         help="What outlives a reboot: this node's MAC and the last good routes.",
     ),
-    option("--device", default=DEFAULT_DEVICE, help="Name of the overlay device."),
+    option(
+        "--device",
+        default=DEFAULT_DEVICE,
+        callback=check_device_name,
+        help="Name of the overlay device.",
+    ),
     option(
         "--source-ports",
         type=click.IntRange(1, 64),
@@ -142,6 +156,7 @@ FORWARDER_OPTIONS = (
     option("--uso/--no-uso", default=True, help="Take UDP superpackets from the device."),
     option("--udp-gso/--no-udp-gso", default=True, help="Send many datagrams per message."),
     option("--udp-gro/--no-udp-gro", default=True, help="Receive many datagrams per message."),
+    option("--tunnel-gso/--no-tunnel-gso", default=True, help="Have the NIC cut superpackets."),
     option(
         "--busy-poll-turns",
         type=click.IntRange(0, 1_000_000),
@@ -152,8 +167,8 @@ FORWARDER_OPTIONS = (
 
 EMBEDDED_ETCD_OPTIONS = (
     option(
-        "--embedded-etcd",
-        is_flag=True,
+        "--embedded-etcd/--no-embedded-etcd",
+        default=False,
         help="Start a private etcd on this host, data under the state dir; the first node needs "
         "nothing else.",
     ),
@@ -254,6 +269,8 @@ def as_flanneld_writes(arguments: Sequence[str], command: click.Command) -> list
             converted.append(name + equals + value)
         elif value.lower() in ("true", "1", "t"):
             converted.append(name)
-        elif value.lower() not in ("false", "0", "f"):
+        elif value.lower() in ("false", "0", "f"):
+            converted += known.secondary_opts[:1]  # without a form that says no: leave it out
+        else:
             raise click.BadParameter(f"{name}: {value!r} is not allowed; allowed: true, false")
     return converted

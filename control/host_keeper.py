@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from control import node
+from control.exits import ControlError
 from control.host_state import IPNetwork, LinkError
 from control.lease import NodeSubnet
 from control.link import HostNetwork
@@ -19,56 +20,59 @@ log = logging.getLogger(__name__)
 
 
 class HostKeeper:
-    """What the host needs under one network config.  For the control loop's thread alone."""
+    """What the host needs for one subnet under one config.  For the control loop's thread alone."""
 
-    def __init__(self, options: ControlOptions, config: NetworkConfig) -> None:
+    def __init__(self, options: ControlOptions, config: NetworkConfig, subnet: NodeSubnet) -> None:
+        """`subnet`: this node's own."""
         self.config = config
-        self.subnet = NodeSubnet()
-        """The node's own; set before the first `reconcile`."""
-        self._device = options.device
+        self.subnet = subnet
+        self.error: str | None = "the overlay device is not set up yet"
+        """Why the host is not as it should be; None: it is."""
         self._host = HostNetwork(options.device, node.networks_of(config))
-        self._wants_masquerade = options.ip_masq
         self._masquerade: Masquerade | None = None
-        self._outside: set[IPNetwork] = set()
+        if options.ip_masq:
+            self._masquerade = Masquerade(options.device, node.networks_of(config), subnet.networks)
+        self._extra: set[IPNetwork] = set()
         self._direct: dict[IPNetwork, IPAddress] = {}
 
     def follow_routes(self, changed: Mapping[IPNetwork, Route | None]) -> bool:
         """Takes note of routes the kernel must know too; whether `reconcile` has work to do.
 
-        The kernel has one route for the whole network.  It needs others for prefixes outside of
-        it, and for peers on our own link under DirectRouting.
+        The kernel has one route for the whole network.  It needs others where that one is not the
+        one it would take (node.needs_kernel_route), and for peers on our own link under
+        DirectRouting.
         """
-        before = (set(self._outside), dict(self._direct))
+        before = (set(self._extra), dict(self._direct))
         for prefix, route in changed.items():
-            self._outside.discard(prefix)
+            self._extra.discard(prefix)
             self._direct.pop(prefix, None)
-            if route is None:
+            if route is None or route.kind is not Kind.REMOTE:
                 continue
-            if node.is_outside(prefix, self.config):
-                self._outside.add(prefix)
-            elif self._is_direct(route):
+            if node.needs_kernel_route(prefix, self.config, self.subnet):
+                self._extra.add(prefix)
+            elif self.config.direct_routing and self._host.reaches_directly(route.public_ip):
                 self._direct[prefix] = route.public_ip
-        return (self._outside, self._direct) != before
-
-    def _is_direct(self, route: Route) -> bool:
-        return (
-            self.config.direct_routing
-            and route.kind is Kind.REMOTE
-            and self._host.reaches_directly(route.public_ip)
-        )
+        return (self._extra, self._direct) != before
 
     def reconcile(self, mtu_bytes: int) -> None:
-        """Puts right whatever is not as it should be.  Raises LinkError, MasqueradeError."""
-        wanted = node.host_state(self.config, self.subnet, mtu_bytes, self._outside, self._direct)
-        for change in self._host.reconcile(wanted):
-            log.info("host: %s", change)
-        if self._wants_masquerade:
-            if self._masquerade is None:
-                self._masquerade = Masquerade(
-                    self._device, node.networks_of(self.config), self.subnet.networks
-                )
-            if self._masquerade.reconcile():
+        """Puts right whatever is not as it should be.  What cannot be, it says once.
+
+        Raises ControlError where trying again cannot help.
+        """
+        wanted = node.host_state(self.config, self.subnet, mtu_bytes, self._extra, self._direct)
+        try:
+            for change in self._host.reconcile(wanted):
+                log.info("host: %s", change)
+            if self._masquerade is not None and self._masquerade.reconcile():
                 log.info("host: masquerade rules written")
+        except (LinkError, MasqueradeError) as error:
+            if not error.retryable:
+                raise ControlError(str(error), final=True) from error
+            if self.error != str(error):
+                log.warning("host: %s", error)
+            self.error = str(error)
+        else:
+            self.error = None
 
     def leave(self) -> None:
         """At a real end: takes back what is ours.  subnet.env stays, as flannel leaves it."""
@@ -78,3 +82,7 @@ class HostKeeper:
                 self._masquerade.remove()
         except (LinkError, MasqueradeError) as error:
             log.warning("host: %s", error)
+
+    def close(self) -> None:
+        """Lets go of the host and leaves all as it is."""
+        self._host.close()

@@ -79,13 +79,13 @@ def host_state(
     config: NetworkConfig,
     subnet: NodeSubnet,
     mtu_bytes: int,
-    outside: set[IPNetwork],
+    extra: set[IPNetwork],
     direct: dict[IPNetwork, IPAddress],
 ) -> HostState:
     """What the host's links and routes shall be.
 
-    `outside`: routed prefixes that are in none of the overlay's networks; `direct`: subnets
-    reached by a plain route through the given gateway.
+    `extra`: prefixes that need a route into the device besides the overlay's networks; `direct`:
+    subnets reached by a plain route through the given gateway.
     """
     pairs = [
         (network, own)
@@ -93,9 +93,13 @@ def host_state(
         for own in subnet.networks
         if own.version == network.version
     ]
-    return overlay_state(pairs, mtu_bytes=mtu_bytes, extra_prefixes=outside, direct=direct.items())
+    return overlay_state(pairs, mtu_bytes=mtu_bytes, extra_prefixes=extra, direct=direct.items())
 
 
-def is_outside(prefix: IPNetwork, config: NetworkConfig) -> bool:
-    """Whether the kernel needs a route of its own to bring packets for `prefix` to us."""
-    return not lies_inside(prefix, networks_of(config))
+def needs_kernel_route(prefix: IPNetwork, config: NetworkConfig, subnet: NodeSubnet) -> bool:
+    """Whether the kernel needs a route of its own to bring packets for a peer's `prefix` to us.
+
+    The route for the whole network does not lead outside of it, and inside of our own subnet the
+    bridge's route is the longer one: a pod that has moved away would be looked for at home.
+    """
+    return not lies_inside(prefix, networks_of(config)) or lies_inside(prefix, subnet.networks)

@@ -5,7 +5,7 @@
                └─ control         tells systemd READY when packets can flow
 
 What dies is started again, with a growing delay while it keeps dying; what ends because
-something must be mended ends everything, with its message.
+something must be mended ends everything, with its message.  No child outlives this process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from control.embedded_etcd import EmbeddedEtcd
+from control.embedded_etcd import EmbeddedEtcd, EmbeddedEtcdError, die_with_parent
 from control.exits import EXIT_FINAL, EXIT_USAGE
 
 log = logging.getLogger(__name__)
@@ -32,10 +32,14 @@ STOP_WAIT_S = 10.0
 RESTART_MIN_S, RESTART_MAX_S = 0.1, 10.0
 SETTLED_S = 30.0
 """A child that lived this long before it died is started again without delay."""
+LOCK_WAIT_S = 2.0
+"""The children of a run that was killed may take this long to end."""
+TICK_S = 1.0
+ETCD_RETRY_S = 5.0
 
 
 class AlreadyRunningError(Exception):
-    """Another `loden run` holds the run dir."""
+    """Another `loden run`, or what is left of one, holds the run dir."""
 
 
 @dataclass
@@ -49,13 +53,20 @@ class Child:
     delay_s: float = RESTART_MIN_S
     due_at: float = 0.0
 
-    def start(self) -> None:
+    def start(self, lock_fd: int) -> None:
+        """The child holds the run dir's lock as long as it lives."""
         self.started_at = time.monotonic()
-        # A session of its own: a terminal's Ctrl-C reaches us alone, and we end it in order.
-        self.process = subprocess.Popen(self.argv, start_new_session=True)
+        self.process = subprocess.Popen(
+            self.argv,
+            pass_fds=(lock_fd,),
+            # A session of its own: a terminal's Ctrl-C reaches us alone, and we end it in order.
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
         log.debug("%s started, pid %d", self.name, self.process.pid)
 
     def note_end(self, status: int) -> None:
+        """Settles when it is started again."""
         now = time.monotonic()
         if now - self.started_at > SETTLED_S:
             self.delay_s = RESTART_MIN_S
@@ -88,9 +99,13 @@ class Run:
     etcd: EmbeddedEtcd | None = None
     _stopping: bool = False
     _children: list[Child] = field(default_factory=list)
+    _etcd_due_at: float = 0.0
 
     def run(self) -> int:
-        """Runs until SIGTERM or SIGINT; the exit status.  Raises AlreadyRunningError."""
+        """Runs until SIGTERM or SIGINT; the exit status.
+
+        Raises AlreadyRunningError, EmbeddedEtcdError, OSError.
+        """
         lock_fd = self._lock()
         signals, wakeup = socket.socketpair()
         wakeup.setblocking(False)
@@ -105,7 +120,7 @@ class Run:
         try:
             if self.etcd is not None:
                 self.etcd.start()
-            return self._keep_running(signals)
+            return self._keep_running(signals, lock_fd)
         finally:
             for child in reversed(self._children):  # control first: it cleans up the host
                 child.stop()
@@ -118,30 +133,36 @@ class Run:
         self._stopping = True
 
     def _lock(self) -> int:
+        """Locks the run dir itself: nothing is left in it, whatever ends us."""
         self.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-        fd = os.open(self.run_dir / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            raise AlreadyRunningError(
-                f"run-dir: another 'loden run' uses {self.run_dir}; stop it, or choose another "
-                "--run-dir for a second node on this machine"
-            ) from None
-        return fd
+        fd = os.open(self.run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return fd
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.05)
+                    continue
+                os.close(fd)
+                raise AlreadyRunningError(
+                    f"run-dir: another 'loden run' uses {self.run_dir}; stop it, or choose "
+                    "another --run-dir for a second node on this machine"
+                ) from None
 
-    def _keep_running(self, signals: socket.socket) -> int:
+    def _keep_running(self, signals: socket.socket, lock_fd: int) -> int:
         """Starts what is due and notices what ended, until told to stop."""
         while not self._stopping:
             for child in self._children:
                 status = child.process.poll() if child.process else None
+                if status in (EXIT_FINAL, EXIT_USAGE):
+                    child.process = None
+                    return status  # it has said why
                 if status is not None:
-                    if status in (EXIT_FINAL, EXIT_USAGE):
-                        child.process = None
-                        return status  # it has said why
                     child.note_end(status)
                 if child.process is None and child.due_at <= time.monotonic():
-                    child.start()
+                    child.start(lock_fd)
             self._restart_etcd()
             signals.settimeout(self._seconds_to_next_start())
             try:
@@ -151,14 +172,20 @@ class Run:
         return 0
 
     def _restart_etcd(self) -> None:
-        if self.etcd is not None and self.etcd.pid is None:
-            log.warning("the private etcd has ended: started again")
+        """The private etcd may not come back at once; packets flow on meanwhile."""
+        if self.etcd is None or self.etcd.pid is not None or self._etcd_due_at > time.monotonic():
+            return
+        log.warning("the private etcd has ended: starting it again")
+        self._etcd_due_at = time.monotonic() + ETCD_RETRY_S
+        try:
             self.etcd.start()
+        except (EmbeddedEtcdError, OSError) as error:
+            log.error("%s", error)
 
     def _seconds_to_next_start(self) -> float:
         now = time.monotonic()
         due = [child.due_at - now for child in self._children if child.process is None]
-        return max(0.01, min([1.0, *due]))
+        return max(0.01, min([TICK_S, *due]))
 
 
 def command_line(name: str, arguments: Sequence[str]) -> list[str]:

@@ -87,7 +87,8 @@ class EtcdSession:
         renew_margin_s: float,
         deliver: Callable[[Message], None],
     ) -> None:
-        """`attrs_for` tells what to publish under a config; it may raise a retryable error."""
+        """`attrs_for` tells, in a thread of ours, what to publish under a config; an error that it
+        raises is tried again if it has a true attribute `retryable`."""
         self._client = client
         self._attrs_for = attrs_for
         self._previous = previous

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from forwarder.api import ForwarderClient
 from forwarder.rpc import RpcClient, RpcError
+from forwarder.wire.vxlan import format_mac
 
 if TYPE_CHECKING:
     from control.daemon import Daemon
@@ -33,8 +34,8 @@ def describe(daemon: Daemon) -> dict[str, Any]:
             "public_ipv6": (
                 str(lease.attrs.public_ipv6) if lease and lease.attrs.public_ipv6 else None
             ),
-            "vtep_mac": daemon.state.vtep_mac.hex(":"),
-            "mtu_bytes": daemon.link.config.mtu_bytes if daemon.link else None,
+            "vtep_mac": format_mac(daemon.saved.vtep_mac),
+            "mtu_bytes": daemon.tunnel.mtu_bytes if daemon.tunnel else None,
             "subnet_file": str(daemon.options.subnet_file),
         },
         "subnet": str(lease.subnet) if lease else None,
