@@ -34,6 +34,7 @@ FRAMES = MESSAGES_IN * 128
 CHAIN_MAX = 64
 """Most packets coalesced into one superpacket."""
 CONTROL_WORDS = 8
+ANSWER_BYTES = VNET_BYTES + 1280
 
 
 class Outbound(NamedTuple):
@@ -80,6 +81,8 @@ class Outbound(NamedTuple):
     msghdrs: Longs  # [SEGMENTS, 8] struct mmsghdr as eight 64-bit words
     iovecs: Longs  # [2 * SEGMENTS, 2]
     control: Longs  # [SEGMENTS, CONTROL_WORDS]
+    answer: Bytes  # [ANSWER_BYTES] an ICMP message to a pod
+    limiter: Longs  # [4] how many of those are allowed, see icmp.take_token
 
 
 class Inbound(NamedTuple):
@@ -134,6 +137,8 @@ def allocate_outbound(lanes: int) -> Outbound:
         "msghdrs": np.zeros((SEGMENTS, 8), np.int64),
         "iovecs": np.zeros((2 * SEGMENTS, 2), np.int64),
         "control": np.zeros((SEGMENTS, CONTROL_WORDS), np.int64),
+        "answer": np.zeros(ANSWER_BYTES, np.uint8),
+        "limiter": np.zeros(4, np.int64),
     }
     return Outbound._make(columns[name] for name in Outbound._fields)
 

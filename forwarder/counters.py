@@ -34,7 +34,7 @@ class Drop(IntEnum):
     NO_ROUTE = 2, "no route for the inner destination"
     LOCAL_DESTINATION = 3, "the inner destination is on this node: its bridge has no such network"
     BLACKHOLE = 4, "the route of the inner destination says to drop"
-    TOO_BIG = 5, "the encapsulated packet does not fit the path, even in fragments"
+    TOO_BIG = 5, "the packet does not fit the path and must not be fragmented"
     TOO_MANY_SEGMENTS = 6, "the segment size of a superpacket is absurdly small"
     NO_UNDERLAY = 7, "the next hop's address family is not configured on this node's underlay"
     SEND_BUFFER_FULL = 8, "the socket's send buffer stayed full"

@@ -7,7 +7,7 @@ only receiving, `send_whole` and `udp.send` make system calls.
 
 import numpy as np
 
-from forwarder import tun, tunnel_gso, udp
+from forwarder import icmp, tun, tunnel_gso, udp
 from forwarder.arrays import Bytes, Int, Longs
 from forwarder.batch import (
     HEADER_ROW_BYTES,
@@ -32,6 +32,8 @@ from forwarder.tunnel import Tunnel
 from forwarder.wire.checksum import finish_partial
 from forwarder.wire.ip import (
     IPV4_DESTINATION_AT,
+    IPV4_DF,
+    IPV4_FRAGMENT_AT,
     IPV6_DESTINATION_AT,
     find_transport,
     flow_hash,
@@ -56,7 +58,7 @@ def turn(tunnel: Tunnel, batch: Outbound, fib: FibView, counters: CounterRow) ->
         return packets
     row[OUT_BATCHES_AT + bucket_of(packets)] += 1
     parse(batch, packets)
-    route(batch, packets, fib)
+    route(batch, packets, fib, tunnel.mtu_bytes)
     done: Int = np.int64(0)
     while done < packets:  # mostly once
         end = choose_whole(tunnel, batch, done, packets, fib)
@@ -67,6 +69,7 @@ def turn(tunnel: Tunnel, batch: Outbound, fib: FibView, counters: CounterRow) ->
         udp.send(tunnel, batch, messages, row)
         done = after
     count(batch, packets, counters)
+    icmp.answer(tunnel.tun_fd, batch, packets, tunnel.mtu_bytes, row)
     return packets
 
 
@@ -90,7 +93,7 @@ def parse(batch: Outbound, packets: Int) -> None:
 
 
 @kernel
-def route(batch: Outbound, packets: Int, fib: FibView) -> None:
+def route(batch: Outbound, packets: Int, fib: FibView, mtu_bytes: Int) -> None:
     """Looks up each packet's destination: an adjacency, or the reason to drop it."""
     for i in range(packets):
         if batch.reason[i] != Drop.NONE:
@@ -107,6 +110,18 @@ def route(batch: Outbound, packets: Int, fib: FibView) -> None:
             batch.reason[i] = Drop.LOCAL_DESTINATION
         elif kind == Kind.BLACKHOLE:
             batch.reason[i] = Drop.BLACKHOLE
+        elif (
+            batch.gso_type[i] == GSO_NONE
+            and batch.length[i] > mtu_bytes  # somebody raised the device's MTU
+            and not may_be_fragmented(batch.data, start)
+        ):
+            batch.reason[i] = Drop.TOO_BIG
+
+
+@kernel
+def may_be_fragmented(data: Bytes, start: Int) -> bool:
+    """Whether routers may cut the packet: IPv4 without DF."""
+    return data[start] >> 4 == 4 and load16(data, start + IPV4_FRAGMENT_AT) & IPV4_DF == 0
 
 
 @kernel

@@ -8,6 +8,7 @@ import ctypes
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,13 +20,16 @@ from forwarder.fib.layout import FibView
 from forwarder.fib.routes import IPAddress
 from forwarder.fib.writer import pack_sockaddr
 from forwarder.inbound import cut, decapsulate
-from forwarder.outbound import encapsulate, lay_out, parse, plan, route
+from forwarder.outbound import choose_whole, encapsulate, lay_out, parse, plan, route
 from forwarder.superpacket import write_vnet_header
 from forwarder.tunnel import Tunnel
+from forwarder.tunnel_gso import make_templates
 from forwarder.wire.virtio_net import VNET, VNET_BYTES
 from tests.forwarder.fibs import OWN_MAC, VNI, to_array
 
 LANES = 4
+OWN_ADDRESSES = ("192.0.2.1", "2001:db8::a")
+TAP_MAC = bytes.fromhex("02000000dddd")
 MTU = 1450
 UDP_SEGMENT = (17, 103)
 IP_TOS = (0, 1)
@@ -41,6 +45,7 @@ def make_tunnel(
     families: Sequence[int] = (4, 6),
 ) -> Tunnel:
     """A tunnel whose descriptors are none: no stage that thinks may use them."""
+    own_ipv4, own_ipv6 = (ip_address(text) for text in OWN_ADDRESSES)
     lanes = [1000 + lane if family in families else -1 for family in (4, 6) for lane in range(4)]
     return Tunnel(
         tun_fd=-1,
@@ -51,6 +56,10 @@ def make_tunnel(
         mac=to_array(mac),
         mtu_bytes=mtu_bytes,
         udp_gso=np.array([udp_gso], np.int64),
+        tap_fd=-1,
+        templates=make_templates(TAP_MAC, (own_ipv4, own_ipv6)),
+        lane_ports=np.arange(2 * LANES) + 40000,
+        tunnel_gso=np.zeros(1, np.int64),
     )
 
 
@@ -85,11 +94,12 @@ def run_outbound(
     """The messages in the order they are sent, and each packet's drop reason."""
     put_packets(batch, packets)
     parse(batch, len(packets))
-    route(batch, len(packets), fib)
+    route(batch, len(packets), fib, 65535)
     sent: list[Sent] = []
     done, flush = 0, 0
     while done < len(packets):
-        after, segments = encapsulate(batch, done, len(packets), fib)
+        end = choose_whole(tunnel, batch, done, len(packets), fib)
+        after, segments = encapsulate(batch, done, end, fib)
         assert after > done
         messages = plan(batch, segments, fib, tunnel)
         lay_out(batch, segments, messages, fib, len(tunnel.sockets), tunnel.udp_gso)
