@@ -19,14 +19,14 @@ VNI = 7
 PORT = 8472
 
 
-@dataclass(repr=False)
 class Fib:
     """A writer, and what a worker maps: the same memory, read-only."""
 
-    writer: FibWriter
-    memory: FibMemory
-    view: FibView
-    workers: "Workers"
+    def __init__(self, writer: FibWriter, memory: FibMemory, workers: "Workers") -> None:
+        self.writer = writer
+        self.memory = memory
+        self.view: FibView = memory.view
+        self.workers = workers
 
     def route_to(self, *routes: tuple[str, NextHop | None]) -> None:
         self.writer.apply({Prefix.parse(prefix): hop for prefix, hop in routes})
@@ -53,7 +53,7 @@ def make_fib(
     finally:
         os.close(fd)
     writer = FibWriter(memory, own_mac, workers.all_past, shm.order_writes)
-    return Fib(writer, readonly, readonly.view, workers)
+    return Fib(writer, readonly, workers)
 
 
 def vtep(number: int, address: str | None = None) -> RemoteVtep:

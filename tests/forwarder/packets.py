@@ -139,7 +139,7 @@ def flows(draw: st.DrawFn, to: dict[int, str] | None = None, protocol: str | Non
     )
 
 
-payloads = st.integers(0, 1400).map(lambda size: bytes(i * 7 & 0xFF for i in range(size)))
+payloads = st.integers(0, 1370).map(lambda size: bytes(i * 7 & 0xFF for i in range(size)))
 
 
 @st.composite

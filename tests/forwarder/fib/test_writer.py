@@ -61,7 +61,7 @@ def assert_agree(fib: Fib, table: RouteTable[NextHop]) -> None:
             assert lookup(fib.view, address) == expected, (address, hop)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(batches_of_changes)
 def test_every_history_ends_in_longest_prefix_match(
     history: list[dict[Prefix, NextHop | None]],
@@ -76,7 +76,7 @@ def test_every_history_ends_in_longest_prefix_match(
     assert {hop for hop, _ in fib.writer.adjacency_rows()} == set(table.routes.values())
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(batches_of_changes)
 def test_removing_everything_leaves_nothing(history: list[dict[Prefix, NextHop | None]]) -> None:
     fib = make_fib()
@@ -226,7 +226,7 @@ def found_vtep(fib: Fib, address: IPAddress) -> int:
     return int(find_vtep(fib.view, to_array(sockaddr)))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.randoms(use_true_random=False))
 def test_vteps_are_found_after_any_number_of_changes(random: Random) -> None:
     fib = make_fib()
