@@ -3,7 +3,7 @@
     request                                      reply
     {op: hello}                                  pid, workers, config, running, generation
     {op: configure, config: {...}}               offloads: {name: state}, tap: device or nil
-    {op: tunnel_gso, interface, probe: address}  state: on, or why not
+    {op: tunnel_gso, interface, probe, why_not}  state: on, or why not
     {op: fib, capacity: {...}}                   capacity, workers; fds: FIB, rows, per-peer
     {op: activate}                               (the workers have moved to the FIB of `fib`)
     {op: routes, set: [[prefix, next hop]...],   changed, generation
@@ -76,7 +76,12 @@ class ForwarderClient(RpcClient):
 
         The TAP that `configure` names must have been set up.  Returns "on", or why not.
         """
-        return str(self.call("tunnel_gso", interface=interface, probe=str(probe))[0]["state"])
+        reply, _ = self.call("tunnel_gso", interface=interface, probe=str(probe), why_not="")
+        return str(reply["state"])
+
+    def refuse_tunnel_gso(self, why_not: str) -> None:
+        """Keeps that path off, and has the status say why."""
+        self.call("tunnel_gso", interface="", probe="", why_not=why_not)
 
     def new_fib(self, capacity: Capacity | None = None) -> SharedFib:
         """An empty FIB to fill.  The workers keep to the present one until `activate`."""

@@ -78,7 +78,7 @@ class Supervisor:
         self._rows = shm.map_writable(self._rows_fd)
         # Shared by the workers: the first one to meet a refusal switches an offload off for all.
         switches: Longs = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.int64)
-        self._udp_gso, self._tunnel_gso = switches[:1], switches[1:2]
+        self._udp_gso, self._tunnel_gso = switches[:1], switches[1:3]
         self._udp_gso[0] = options.udp_gso
         self._tap: list[pytun.TunTapDevice] | None = None
         self._tunnel_gso_state = "not tried yet" if options.tunnel_gso else SWITCHED_OFF
@@ -172,13 +172,21 @@ class Supervisor:
         tap = tunnel_gso.device_name(new.device) if self._tap else None
         return {"offloads": self._offloads(), "tap": tap}, []
 
-    def try_tunnel_gso(self, interface: str, probe: str) -> Reply:
-        """Switches the tunnel-GSO path on if a probe leaves by `interface`."""
-        if self._tap is not None and self.config is not None:
-            templates = tunnel_gso.make_templates(self._tap[0].hwaddr, self.config.addresses)
-            passes = tunnel_gso.probe(self._tap[0], templates, interface, ip_address(probe))
-            self._tunnel_gso[0] = passes
-            self._tunnel_gso_state = "on" if passes else f"a probe did not leave by {interface}"
+    def try_tunnel_gso(self, interface: str, probe: str, why_not: str) -> Reply:
+        """Switches the tunnel-GSO path on if a probe leaves by `interface`, off with a reason."""
+        if self._tap is None or self.config is None:
+            return {"state": self._tunnel_gso_state}, []
+        if why_not:
+            self._tunnel_gso[:] = 0
+            self._tunnel_gso_state = why_not
+            return {"state": why_not}, []
+        destination = ip_address(probe)
+        templates = tunnel_gso.make_templates(self._tap[0].hwaddr, self.config.addresses)
+        passes = tunnel_gso.probe(self._tap[0], templates, interface, destination)
+        self._tunnel_gso[int(destination.version == 6)] = passes
+        self._tunnel_gso_state = (
+            "on" if self._tunnel_gso.any() else f"a probe did not leave by {interface}"
+        )
         return {"state": self._tunnel_gso_state}, []
 
     def _open(self, new: TunnelConfig) -> None:
@@ -208,7 +216,7 @@ class Supervisor:
             return
         if self._tap is not None:
             tunnel_gso.close(self._tap)
-        self._tunnel_gso[0] = 0
+        self._tunnel_gso[:] = 0
         self._tap = tunnel_gso.open_tap(name, len(self._crew.members))
         if self._tap is None:
             self._tunnel_gso_state = "refused by this kernel (6.17 is the first that can)"

@@ -32,4 +32,5 @@ class Tunnel(NamedTuple):
     lane_ports: Longs
     """The source port of each of `sockets`."""
     tunnel_gso: Longs
-    """int64[1]: 1 while TCP superpackets leave whole; 0 when that is off, or was refused."""
+    """int64[2], IPv4 and IPv6 underlay: 1 while TCP superpackets leave whole; 0 when that is off
+    or was refused."""

@@ -169,15 +169,13 @@ def _outer_ip_template(address: IPAddress) -> bytes:
 @kernel
 def takes(tunnel: Tunnel, batch: Outbound, packet: Int, fib: FibView) -> bool:
     """Whether this packet goes out whole: a TCP superpacket that fits an outer IP packet."""
-    if tunnel.tunnel_gso[0] == 0:
+    ipv6 = fib.adjacencies[batch.adjacency[packet], SOCKADDR_AT] == AF_INET6
+    if tunnel.tunnel_gso[1 if ipv6 else 0] == 0:
         return False
     gso_type = batch.gso_type[packet] & ~GSO_ECN
     if gso_type != GSO_TCPV4 and gso_type != GSO_TCPV6:
         return False
     if batch.kind[packet] != L4_TCP or batch.csum_start[packet] != batch.transport[packet]:
-        return False
-    ipv6 = fib.adjacencies[batch.adjacency[packet], SOCKADDR_AT] == AF_INET6
-    if tunnel.templates[1 if ipv6 else 0, OUTER_IP_AT] == 0:
         return False
     outer = (IPV6_BYTES if ipv6 else IPV4_BYTES) + UDP_BYTES + ENCAP_BYTES
     return outer + batch.length[packet] <= OUTER_LENGTH_MAX
@@ -253,7 +251,7 @@ def send(
         if error == libc.EINTR:
             continue
         if error != libc.ENOBUFS and error != libc.ENOMEM:
-            tunnel.tunnel_gso[0] = 0
+            tunnel.tunnel_gso[1 if rewrite[SOCKADDR_AT] == AF_INET6 else 0] = 0
         batch.reason[packet] = Drop.SEND_FAILED
         return
     row[Total.OUT_SEGMENTS] += -(-batch.length[packet] // size)

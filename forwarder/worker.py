@@ -116,7 +116,7 @@ def compile_kernels() -> None:
         tap_fd=-1,
         templates=np.zeros((2, tunnel_gso.TEMPLATE_BYTES), np.uint8),
         lane_ports=np.zeros(2, np.int64),
-        tunnel_gso=np.zeros(1, np.int64),
+        tunnel_gso=np.zeros(2, np.int64),
     )
     counters = CounterRow(np.zeros(512, np.int64), np.zeros((1, 4), np.int64))
     scratch = np.zeros(8, np.int64)

@@ -59,7 +59,7 @@ def make_tunnel(
         tap_fd=-1,
         templates=make_templates(TAP_MAC, (own_ipv4, own_ipv6)),
         lane_ports=np.arange(2 * LANES) + 40000,
-        tunnel_gso=np.zeros(1, np.int64),
+        tunnel_gso=np.zeros(2, np.int64),
     )
 
 
