@@ -20,9 +20,13 @@ SESSION_MARK = "LODEN_TEST_SESSION"
 
 TOOLS = {
     "netns": ("ip", "ping", "iperf3", "ethtool", "tcpdump", "tshark"),
-    "etcd": ("etcd",),
+    "etcd": ("etcd", "etcdctl"),
 }
 """The programs a test with this mark may use."""
+
+# gRPC's fork handlers run in a child of a process that has gRPC threads, and can end it before it
+# becomes the program it was forked for: here many an etcd is started beside clients.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
