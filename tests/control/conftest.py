@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,20 @@ class EtcdServer(EmbeddedEtcd):
         if self.pid is not None:
             self.resume()
         super().stop(timeout_s)
+
+    def enable_auth(self, user: str, password: str) -> None:
+        """Only this user, who may do anything, is let in from now on."""
+        self.etcdctl("user", "add", f"{user}:{password}")
+        self.etcdctl("user", "grant-role", user, "root")
+        self.etcdctl("auth", "enable")
+
+    def etcdctl(self, *arguments: str) -> None:
+        subprocess.run(
+            ["etcdctl", f"--endpoints={self.url}", *arguments],
+            check=True,
+            capture_output=True,
+            env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"},
+        )
 
     def _signal(self, number: signal.Signals) -> None:
         if self.pid is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -279,7 +278,7 @@ def test_closing_ends_what_is_under_way(shared_etcd: EtcdServer, connect: Connec
 
 
 def test_user_and_password_and_an_expired_token(own_etcd: EtcdServer, connect: Connect) -> None:
-    enable_auth(own_etcd)
+    own_etcd.enable_auth("root", "right")
     anonymous = connect(own_etcd)
     with pytest.raises(EtcdRefusedError, match="give a user name and password"):
         anonymous.get("/k")
@@ -300,9 +299,9 @@ def test_user_and_password_and_an_expired_token(own_etcd: EtcdServer, connect: C
 
 
 def test_a_watch_without_permission_is_refused_not_silent(own_etcd: EtcdServer) -> None:
-    enable_auth(own_etcd)
+    own_etcd.enable_auth("root", "right")
     root = logged_in(own_etcd, "right")
-    etcdctl(own_etcd, "--user=root:right", "user", "add", "guest:guest")
+    own_etcd.etcdctl("--user=root:right", "user", "add", "guest:guest")
     guest = EtcdClient(EtcdConfig(urls=(own_etcd.url,), username="guest", password="guest"))
     with pytest.raises(EtcdRefusedError, match="permission denied"):
         guest.get("/k")
@@ -321,21 +320,6 @@ def test_a_user_where_none_is_needed_does_no_harm(shared_etcd: EtcdServer, prefi
 
 def logged_in(server: EtcdServer, password: str) -> EtcdClient:
     return EtcdClient(EtcdConfig(urls=(server.url,), username="root", password=password))
-
-
-def enable_auth(server: EtcdServer) -> None:
-    etcdctl(server, "user", "add", "root:right")
-    etcdctl(server, "user", "grant-role", "root", "root")
-    etcdctl(server, "auth", "enable")
-
-
-def etcdctl(server: EtcdServer, *arguments: str) -> None:
-    subprocess.run(
-        ["etcdctl", f"--endpoints={server.url}", *arguments],
-        check=True,
-        capture_output=True,
-        env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"},
-    )
 
 
 def test_lost_connections_leave_no_threads_behind(own_etcd: EtcdServer, connect: Connect) -> None:

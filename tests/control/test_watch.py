@@ -10,47 +10,14 @@ import pytest
 
 from control.etcd import EtcdClient
 from control.etcd_types import Deletion, Entry, Listing, WatchBatch
-from control.watch import Events, Knowledge, Phase, PrefixWatch, Snapshot, Update
+from control.watch import Knowledge, Phase, Snapshot
 from tests.control.conftest import EtcdServer, wait_for
+from tests.control.following import Follower
 from tests.control.nodes import node, put_lease
 
 Connect = Callable[..., EtcdClient]
 PREFIX = "/test/network"
 CONFIG = f"{PREFIX}/config"
-
-
-class Follower:
-    """A watch, and what one knows who believes all it delivers."""
-
-    def __init__(self, client: EtcdClient, relist_interval_s: float = 1800) -> None:
-        self.watch = PrefixWatch(client, self._deliver, relist_interval_s)
-        self.updates: list[Update] = []
-        self.values: dict[str, bytes] = {}
-        self._lock = threading.Lock()
-        self.watch.start()
-
-    def _deliver(self, update: Update) -> None:
-        with self._lock:
-            self.updates.append(update)
-            if isinstance(update, Snapshot):
-                self.values = {entry.key: entry.value for entry in update.entries}
-            elif isinstance(update, Events):
-                for event in update.events:
-                    if isinstance(event, Deletion):
-                        self.values.pop(event.key, None)
-                    else:
-                        self.values[event.key] = event.value
-
-    @property
-    def phase(self) -> Phase:
-        return self.watch.status().phase
-
-    @property
-    def snapshots(self) -> list[Snapshot]:
-        return [update for update in self.updates if isinstance(update, Snapshot)]
-
-    def wait_in_sync(self, timeout_s: float = 15) -> None:
-        wait_for(lambda: self.phase is Phase.IN_SYNC, timeout_s)
 
 
 Follow = Callable[..., Follower]
@@ -155,20 +122,6 @@ def test_no_hot_loop_while_etcd_is_down(
     assert "no etcd answers" in (status.error or "")
     assert status.age_s is not None
     assert status.age_s >= 4
-
-
-@pytest.mark.etcd
-def test_a_member_that_hangs_is_noticed_and_left(
-    own_etcd: EtcdServer, connect: Connect, follow: Follow
-) -> None:
-    client, writer = connect(own_etcd), connect(own_etcd)
-    follower = follow(client)
-    follower.wait_in_sync()
-    own_etcd.suspend()
-    wait_for(lambda: follower.phase is Phase.DISCONNECTED, 20)
-    own_etcd.resume()
-    writer.put(CONFIG, "1")
-    wait_for(lambda: follower.values == {CONFIG: b"1"}, 15)
 
 
 @pytest.mark.etcd
