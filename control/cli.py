@@ -16,7 +16,16 @@ from rich.console import Console
 from rich.table import Table
 
 from control.etcd_config import EtcdConfigError
-from control.exits import EXIT_FAILURE, EXIT_FINAL, EXIT_USAGE, ControlError, fail, in_words
+from control.exits import (
+    EXIT_FAILURE,
+    EXIT_FINAL,
+    EXIT_RESTART,
+    EXIT_USAGE,
+    ControlError,
+    RestartWanted,
+    fail,
+    in_words,
+)
 from control.flags import (
     EMBEDDED_ETCD_OPTIONS,
     ETCD_OPTIONS,
@@ -83,8 +92,8 @@ def run_command(**values: Any) -> None:
     packets can flow, and follows the routes of the other nodes.  SIGTERM ends it; the subnet
     stays this node's, and a restart gets it again.
     """
+    from control import run
     from control.embedded_etcd import EmbeddedEtcd, EmbeddedEtcdError
-    from control.run import AlreadyRunningError, Run, command_line
 
     start_logging(values["verbose"])
     require_net_admin("run")
@@ -104,15 +113,15 @@ def run_command(**values: Any) -> None:
         os.environ["FLANNELD_ETCD_PASSWORD"] = values["etcd_password"]
     forwarder = main.get_command(click.Context(main), "forwarder")
     assert forwarder is not None
-    run = Run(
+    node = run.Run(
         values["run_dir"],
-        command_line("forwarder", to_arguments(forwarder, values)),
-        command_line("control", to_arguments(control_command, values)),
+        run.forwarder_command(to_arguments(forwarder, values)),
+        run.control_command(to_arguments(control_command, values)),
         etcd,
     )
     try:
-        sys.exit(run.run())
-    except AlreadyRunningError as error:
+        sys.exit(node.run())
+    except run.AlreadyRunningError as error:
         fail("run", error, EXIT_FINAL)
     except EmbeddedEtcdError as error:
         fail("run", error, EXIT_FAILURE if error.retryable else EXIT_FINAL)
@@ -137,9 +146,10 @@ def control_command(**values: Any) -> None:
     options = check_control_values("control", values)
     try:
         Daemon(options).run()
-    except ControlError as error:
-        fail("control", error, EXIT_FINAL if error.final else EXIT_FAILURE)
-    except (RpcError, HealthServerError, StateError) as error:
+    except RestartWanted as reason:
+        logging.getLogger(__name__).warning("%s: starting anew", reason)
+        sys.exit(EXIT_RESTART)
+    except (ControlError, RpcError, HealthServerError, StateError) as error:
         fail("control", error, EXIT_FINAL)
 
 

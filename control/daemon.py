@@ -17,15 +17,11 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from control import node
+from control import node, underlay
 from control.etcd import EtcdClient
 from control.etcd_types import Deletion, Event
-from control.exits import ControlError
-from control.external_interface import (
-    ExternalInterface,
-    ExternalInterfaceError,
-    find_external_interface,
-)
+from control.exits import ControlError, RestartWanted
+from control.external_interface import ExternalInterface, ExternalInterfaceError
 from control.forwarder_keeper import ForwarderKeeper
 from control.health import HealthServer, health_pages
 from control.host_keeper import HostKeeper
@@ -90,8 +86,11 @@ class Daemon:
     # ---- the life of the process ----------------------------------------------------------------
 
     def run(self) -> None:
-        """Runs until SIGTERM or SIGINT.  Raises ControlError, RpcError, HealthServerError."""
-        self._check_interface()
+        """Runs until SIGTERM or SIGINT.
+
+        Raises ControlError, RestartWanted, RpcError, HealthServerError.
+        """
+        underlay.check_flags(self.options)
         socket_path = self.options.run_dir / SOCKET_NAME
         listener = rpc.listen(socket_path, "loden control")
         self._loop.serve(
@@ -111,8 +110,8 @@ class Daemon:
                 self._handle_messages()
                 self._do_due_tasks()
             is_last = True
-        except ControlError as error:
-            is_last = error.final
+        except ControlError:
+            is_last = True
             raise
         finally:
             self._leave(is_last)
@@ -162,7 +161,7 @@ class Daemon:
     def _start_session(self) -> None:
         self.session = EtcdSession(
             EtcdClient(self.options.etcd),
-            lambda config: self._attrs(config, self._find_interface(config)),
+            lambda config: self._attrs(config, underlay.find_underlay(self.options, config)),
             self.saved.previous_subnet(self.options.subnet_file),
             self.options.lease_ttl_s,
             self.options.renew_margin_s,
@@ -189,14 +188,14 @@ class Daemon:
             case Waiting(reason):
                 self.waiting = reason
             case Failed(reason):
-                raise ControlError(reason, final=True)
+                raise ControlError(reason)
             case LeaseLost(reason):
-                raise ControlError(f"the lease is lost: {reason}", final=True)
+                raise ControlError(f"the lease is lost: {reason}")
             case Acquired(config, config_json, lease):
                 self.waiting = None
                 self.saved.note_config(config_json)
                 if self.uses_saved_state and config != self.config:
-                    raise _config_changed()
+                    raise RestartWanted("the network config has changed")
                 self.uses_saved_state = False
                 return self._adopt(config, lease)
             case Snapshot(entries, revision):
@@ -261,7 +260,7 @@ class Daemon:
                 log.error("%s; the old one stays in use", error)
                 continue
             if changed:
-                raise _config_changed()
+                raise RestartWanted("the network config has changed")
 
     def _follow_routes(self, changed: Mapping[IPNetwork, Route | None]) -> None:
         """Brings FIB and host into step with routes that changed in the RIB."""
@@ -302,19 +301,6 @@ class Daemon:
 
     # ---- the underlay, the forwarder, the host --------------------------------------------------
 
-    def _check_interface(self) -> None:
-        """Says at once what no waiting will mend: an interface that the flags get wrong."""
-        try:
-            find_external_interface(node.interface_choice(self.options))
-        except ExternalInterfaceError as error:
-            if not error.retryable:
-                raise ControlError(str(error), final=True) from error
-
-    def _find_interface(self, config: NetworkConfig) -> ExternalInterface:
-        """Called in the session's thread, too.  Raises ExternalInterfaceError."""
-        choice = node.interface_choice(self.options, bool(config.ipv4), bool(config.ipv6))
-        return find_external_interface(choice)
-
     def _attrs(self, config: NetworkConfig, interface: ExternalInterface) -> LeaseAttrs:
         """What to publish.  Called in the session's thread, too."""
         return node.lease_attrs(config, interface, self.saved.vtep_mac)
@@ -324,7 +310,7 @@ class Daemon:
         if self.config is None:
             return
         try:
-            interface = self._find_interface(self.config)
+            interface = underlay.find_underlay(self.options, self.config)
             tunnel = node.tunnel_config(self.options, self.config, interface, self.saved.vtep_mac)
         except (ExternalInterfaceError, ConfigError) as error:
             if self.underlay_error != str(error):
@@ -335,7 +321,7 @@ class Daemon:
         if interface == self.interface:
             return
         if self.interface is not None:
-            log.warning("the underlay has changed: %s, before %s", interface, self.interface)
+            log.warning("the underlay is now %s", underlay.in_words(interface))
         self.interface, self.tunnel = interface, tunnel
         self._publish(self._attrs(self.config, interface))
         self.forwarder.reconfigure(tunnel)
@@ -348,8 +334,8 @@ class Daemon:
         if attrs == self.lease.attrs:
             return
         self.lease = replace(self.lease, attrs=attrs)
-        if self.session is not None and self.session.keeper is not None:
-            self.session.keeper.publish(attrs)
+        if self.session is not None:
+            self.session.move(attrs)
         self.rib.configure(self.config.vni, Own(self.lease.key, attrs.public_ip, attrs.public_ipv6))
         self._follow_routes(self.rib.routes)  # all: who is on our link may be another matter now
 
@@ -394,11 +380,7 @@ class Daemon:
             write_subnet_env(contents, path)
         except OSError as error:
             reason = f"subnet-file: {path} cannot be written: {error.strerror}"
-            raise ControlError(reason, final=True) from error
+            raise ControlError(reason) from error
         self.subnet_env = contents
         log.info("ready: subnet %s, %d routes", self.lease.subnet, self.forwarder.link.route_count)
         self._notifier.ready(f"subnet {self.lease.subnet}")
-
-
-def _config_changed() -> ControlError:
-    return ControlError("the network config has changed: starting anew", final=False)

@@ -213,6 +213,15 @@ class EtcdClient:
             if self._connection is not None:
                 self._connection.close()
 
+    def reconnect(self) -> None:
+        """Give up the connection: it is from an address that this host has no longer, and would
+        be found dead only after the keepalive's time. Streams under way fail, and are begun again.
+        """
+        with self._lock:
+            connection = self._connection
+        if connection is not None:
+            self._abandon(connection)
+
     def _current(self) -> Connection:
         with self._lock:
             if self._closed:

@@ -15,15 +15,16 @@ EXIT_FINAL = 3
 """Starting it again cannot help before somebody mends the cause."""
 
 
+EXIT_RESTART = 4
+"""It wants to be started again, at once: nothing is wrong."""
+
+
 class ControlError(Exception):
-    """The control process must end.
+    """The control process must end: nothing will be right before somebody mends the cause."""
 
-    `final`: starting it again cannot help before somebody mends the cause.
-    """
 
-    def __init__(self, message: str, *, final: bool) -> None:
-        super().__init__(message)
-        self.final = final
+class RestartWanted(Exception):
+    """The control process must be started anew: what it was built on has changed."""
 
 
 def fail(command: str, message: object, status: int = EXIT_FAILURE) -> NoReturn:

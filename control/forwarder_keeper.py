@@ -71,7 +71,7 @@ class ForwarderKeeper:
             if self.error != str(error):
                 log.error("%s", error)
         elif not error.retryable and not self._is_restarting():
-            raise ControlError(str(error), final=True) from error
+            raise ControlError(str(error)) from error
         self.error = str(error)
 
     def _is_restarting(self) -> bool:

@@ -67,7 +67,7 @@ class HostKeeper:
                 log.info("host: masquerade rules written")
         except (LinkError, MasqueradeError) as error:
             if not error.retryable:
-                raise ControlError(str(error), final=True) from error
+                raise ControlError(str(error)) from error
             if self.error != str(error):
                 log.warning("host: %s", error)
             self.error = str(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
-from control.external_interface import ExternalInterface, InterfaceChoice
+from control.external_interface import ExternalInterface
 from control.host_state import HostState, IPNetwork, lies_inside, overlay_state
 from control.lease import LeaseAttrs, NodeSubnet, Vtep
 from control.network_config import NetworkConfig, overlay_mtu_bytes
@@ -12,21 +12,6 @@ from control.options import ControlOptions
 from forwarder.config import TunnelConfig
 from forwarder.fib.routes import IPAddress
 from forwarder.wire.vxlan import format_mac
-
-
-def interface_choice(
-    options: ControlOptions, needs_ipv4: bool = False, needs_ipv6: bool = False
-) -> InterfaceChoice:
-    """What to look for as the underlay's interface."""
-    return InterfaceChoice(
-        ifaces=options.ifaces,
-        regexes=options.iface_regexes,
-        can_reach=options.iface_can_reach,
-        public_ipv4=options.public_ip,
-        public_ipv6=options.public_ipv6,
-        needs_ipv4=needs_ipv4,
-        needs_ipv6=needs_ipv6,
-    )
 
 
 def lease_attrs(config: NetworkConfig, interface: ExternalInterface, mac: bytes) -> LeaseAttrs:

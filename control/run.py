@@ -23,15 +23,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from control.embedded_etcd import EmbeddedEtcd, EmbeddedEtcdError, die_with_parent
-from control.exits import EXIT_FINAL, EXIT_USAGE
+from control.exits import EXIT_FINAL, EXIT_RESTART, EXIT_USAGE
 
 log = logging.getLogger(__name__)
 
 STOP_WAIT_S = 10.0
 """How long a child may take to end before it is killed."""
 RESTART_MIN_S, RESTART_MAX_S = 0.1, 10.0
+"""The first restart is immediate, the next ones are delayed by this, each twice the last."""
 SETTLED_S = 30.0
-"""A child that lived this long before it died is started again without delay."""
+"""A child that lived this long before it died counts as one that never died."""
 LOCK_WAIT_S = 2.0
 """The children of a run that was killed may take this long to end."""
 TICK_S = 1.0
@@ -50,7 +51,7 @@ class Child:
     argv: Sequence[str]
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
-    delay_s: float = RESTART_MIN_S
+    delay_s: float = 0.0
     due_at: float = 0.0
 
     def start(self, lock_fd: int) -> None:
@@ -67,13 +68,17 @@ class Child:
 
     def note_end(self, status: int) -> None:
         """Settles when it is started again."""
+        if status == EXIT_RESTART:
+            self.process, self.due_at = None, 0.0
+            return  # it has said why
         now = time.monotonic()
         if now - self.started_at > SETTLED_S:
-            self.delay_s = RESTART_MIN_S
+            self.delay_s = 0.0
         cause = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-        log.warning("%s ended (%s): started again in %.1f s", self.name, cause, self.delay_s)
+        when = f"in {self.delay_s:.1f} s" if self.delay_s else "at once"
+        log.warning("%s ended (%s): started again %s", self.name, cause, when)
         self.process, self.due_at = None, now + self.delay_s
-        self.delay_s = min(2 * self.delay_s, RESTART_MAX_S)
+        self.delay_s = min(max(2 * self.delay_s, RESTART_MIN_S), RESTART_MAX_S)
 
     def stop(self) -> None:
         """Asks it to end, and waits for that."""
@@ -188,6 +193,11 @@ class Run:
         return max(0.01, min([TICK_S, *due]))
 
 
-def command_line(name: str, arguments: Sequence[str]) -> list[str]:
-    """How to start another `loden` command with the Python that runs this one."""
-    return [sys.executable, "-m", "control", name, *arguments]
+def forwarder_command(arguments: Sequence[str]) -> list[str]:
+    """`loden forwarder`, without loading the rest of loden first."""
+    return [sys.executable, "-m", "forwarder", *arguments]
+
+
+def control_command(arguments: Sequence[str]) -> list[str]:
+    """`loden control`."""
+    return [sys.executable, "-m", "control", "control", *arguments]

@@ -107,11 +107,19 @@ class EtcdSession:
     def stop(self) -> None:
         """Ends all threads; the lease stays in etcd, for the next start.  Closes the client."""
         self._stopping.set()
+        if self.watch is not None:
+            self.watch.cancel()
         self._client.close()
         self._thread.join()
         for part in (self.watch, self.keeper):
             if part is not None:
                 part.stop()
+
+    def move(self, attrs: LeaseAttrs) -> None:
+        """This node's address has changed: publish it, over a connection from the new one."""
+        if self.keeper is not None:
+            self.keeper.publish(attrs)
+        self._client.reconnect()
 
     def _run(self) -> None:
         backoff = Backoff()

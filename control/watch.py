@@ -189,13 +189,17 @@ class PrefixWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread. A listing under way is waited for: to be prompt while etcd hangs, close
-        the client first.
+        """End the thread. A listing under way is waited for: to be prompt while etcd hangs, cancel,
+        and close the client, first.
         """
-        self._stopping.set()
-        self._cancel_stream()
+        self.cancel()
         if self._thread.is_alive():
             self._thread.join()
+
+    def cancel(self) -> None:
+        """Have the thread end soon: what fails from now on is not worth a word."""
+        self._stopping.set()
+        self._cancel_stream()
 
     def confirm_loss(self) -> None:
         """An operator says: what etcd has lost is gone indeed. A snapshot without it follows."""

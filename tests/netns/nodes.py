@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from control import status
+from control.state import StateFile
 from forwarder.api import ForwarderClient
 from forwarder.fib.routes import next_hop_to_wire
 from forwarder.rpc import RpcError
@@ -169,6 +170,11 @@ class LodenNode(Node):
         hops = {str(prefix): next_hop_to_wire(hop) for prefix, hop, _ in listed}
         return {prefix: str(hop.get("address", hop["kind"])) for prefix, hop in hops.items()}
 
+    def state_holds(self, routes: Mapping[str, str]) -> bool:
+        """Whether the state on disk has as many routes."""
+        state = StateFile(self.state_dir).load()
+        return state is not None and len(state.entries) == len(routes)
+
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
@@ -194,7 +200,9 @@ class LodenNode(Node):
         """Of "control" or "forwarder"."""
         assert self.process is not None
         for pid in _children_of(self.process.pid):
-            if name.encode() in _command_line(pid)[3:4]:
+            # python -m forwarder ..., python -m control control ...
+            at = 3 if name == "control" else 2
+            if _command_line(pid)[at : at + 1] == [name.encode()]:
                 return pid
         return 0
 
@@ -281,8 +289,9 @@ class Cluster:
         for node in wanted:
             node.wait_ready()
         subnets = {node.subnet for node in wanted}
-        for node in wanted:
-            wait_for(lambda n=node: subnets <= n.routes().keys(), f"routes on {node.host.name}")  # type: ignore[misc]
+        wait_for(
+            lambda: all(subnets <= node.routes().keys() for node in wanted), "routes to each other"
+        )
 
     def init(self, *more: str) -> None:
         init_network(self.etcd.host, self.etcd.url, NETWORK, *more)
@@ -320,8 +329,8 @@ class SteadyPing:
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
-        output, _ = self._process.communicate(timeout=10)
-        counts = re.search(rb"(\d+) packets transmitted, (\d+) received", output)
+        output = self._process.communicate(timeout=10)[0].decode()
+        counts = re.search(r"(\d+) packets transmitted, (\d+) received", output)
         assert counts, output[-500:]
         self.sent, self.received = map(int, counts.groups())
 
