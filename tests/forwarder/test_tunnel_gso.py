@@ -33,7 +33,7 @@ def node() -> Fib:
 
 def tunnel_with_tap() -> Tunnel:
     tunnel = make_tunnel(mac=MAC_A)
-    tunnel.tunnel_gso[0] = 1
+    tunnel.tunnel_gso[:] = 1
     return tunnel
 
 
@@ -115,13 +115,13 @@ def test_no_packet_overtakes_an_earlier_one_of_its_flow(
     assert chosen(outbound_batch, node, whole, small, small) == (3, [1, 0, 0])
 
 
-def test_family_without_an_address_of_ours_is_not_taken(
+def test_family_that_failed_the_probe_is_not_taken(
     outbound_batch: Outbound, node: Fib
 ) -> None:
     whole = superpacket(Flow.between(4, "tcp", 1, NET_C).packet(bytes(3000)), 1000)
     assert chosen(outbound_batch, node, whole) == (1, [1])
     tunnel = tunnel_with_tap()
-    tunnel.templates[1] = 0
+    tunnel.tunnel_gso[1] = 0
     assert choose_whole(tunnel, outbound_batch, 0, 1, node.view) == 1
     assert outbound_batch.whole[0] == 0
 
