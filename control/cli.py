@@ -43,6 +43,7 @@ LAZY_COMMANDS = {
     "forwarder": "forwarder.__main__:command",
     "demo": "perf.demo:command",
     "docker-opts": "control.docker:docker_opts_command",
+    "route": "control.route_commands:route_command",
 }
 """Commands of other modules, imported when they are asked for: NumPy and the like are slow."""
 
