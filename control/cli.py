@@ -122,7 +122,7 @@ def run_command(**values: Any) -> None:
     )
     try:
         sys.exit(node.run())
-    except run.AlreadyRunningError as error:
+    except run.RunDirError as error:
         fail("run", error, EXIT_FINAL)
     except EmbeddedEtcdError as error:
         fail("run", error, EXIT_FAILURE if error.retryable else EXIT_FINAL)
@@ -237,7 +237,7 @@ def status_command(run_dir: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
-        status.show(found, Console())
+        status.show(found, Console(emoji=False))
     sys.exit(0 if found["ready"] else EXIT_FAILURE)
 
 
@@ -263,7 +263,7 @@ def routes_command(run_dir: Path, as_json: bool) -> None:
     for row in rows:
         cells = (row.get(name, "") for name in ("prefix", "kind", "address", "mac", "vni"))
         table.add_row(*map(str, cells))
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def start_logging(verbose: bool) -> None:

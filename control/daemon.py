@@ -352,6 +352,12 @@ class Daemon:
         """Device, addresses, routes, rules: whatever somebody removed is put back."""
         if self.forwarder.link is not None and self.host is not None:
             self.host.reconcile(self.forwarder.link.config.mtu_bytes)
+            if self.host.error is None and self.interface is not None and self.rib is not None:
+                own = self.host.subnet.ipv4
+                address = own.network_address if own else None
+                self.forwarder.keep_superpackets(
+                    self.interface.name, address, self.rib.routes.values()
+                )
 
     # ---- ready ----------------------------------------------------------------------------------
 

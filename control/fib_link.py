@@ -8,6 +8,7 @@ from pathlib import Path
 
 from control.lease import IPNetwork
 from control.rib import Kind, Route
+from control.superpackets import SuperpacketPath
 from forwarder import shm
 from forwarder.api import ForwarderClient
 from forwarder.config import TunnelConfig
@@ -34,11 +35,13 @@ class FibLink:
             probe.hello()
         self._client = ForwarderClient(run_dir, REQUEST_TIMEOUT_S)
         try:
-            self.offloads: dict[str, str] = self._client.configure(config)["offloads"]
+            configured = self._client.configure(config)
             shared = self._client.new_fib()
         except BaseException:
             self._client.close()
             raise
+        self.offloads: dict[str, str] = configured["offloads"]
+        self.superpackets = SuperpacketPath(self._client, configured["tap"])
         self._counters: Counters = shared.counters
         self._writer = FibWriter(shared.memory, config.mac, self._is_past, shm.order_writes)
         self._active = False

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from control.exits import ControlError
@@ -85,6 +86,17 @@ class ForwarderKeeper:
             self.link.apply(changes)
         except FibFull as error:
             # Nothing of it was applied: a FIB made anew may hold what a worn one cannot.
+            self._lose(str(error))
+
+    def keep_superpackets(
+        self, interface: str, address: IPv4Address | None, routes: Iterable[Route]
+    ) -> None:
+        """Has superpackets leave whole where the host lets them, see SuperpacketPath."""
+        if self.link is None:
+            return
+        try:
+            self.link.superpackets.keep(interface, address, routes)
+        except ForwarderError as error:
             self._lose(str(error))
 
     def reconfigure(self, wanted: TunnelConfig) -> None:

@@ -263,7 +263,7 @@ def list_command(as_json: bool, **values: Any) -> None:
         table = Table("prefix", "VTEP", "MAC", "VNI", "node", box=None)
         for row in rows:
             table.add_row(*map(str, row.values()))
-        Console().print(table)
+        Console(emoji=False).print(table)
         return None
 
     _in_etcd("route list", values, show)

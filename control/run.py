@@ -39,8 +39,8 @@ TICK_S = 1.0
 ETCD_RETRY_S = 5.0
 
 
-class AlreadyRunningError(Exception):
-    """Another `loden run`, or what is left of one, holds the run dir."""
+class RunDirError(Exception):
+    """The run dir cannot be used, or another `loden run`, or what is left of one, holds it."""
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Run:
     def run(self) -> int:
         """Runs until SIGTERM or SIGINT; the exit status.
 
-        Raises AlreadyRunningError, EmbeddedEtcdError, OSError.
+        Raises RunDirError, EmbeddedEtcdError, OSError.
         """
         lock_fd = self._lock()
         signals, wakeup = socket.socketpair()
@@ -139,8 +139,11 @@ class Run:
 
     def _lock(self) -> int:
         """Locks the run dir itself: nothing is left in it, whatever ends us."""
-        self.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-        fd = os.open(self.run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+            fd = os.open(self.run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise RunDirError(f"run-dir: {self.run_dir} cannot be used: {error.strerror}") from error
         deadline = time.monotonic() + LOCK_WAIT_S
         while True:
             try:
@@ -151,7 +154,7 @@ class Run:
                     time.sleep(0.05)
                     continue
                 os.close(fd)
-                raise AlreadyRunningError(
+                raise RunDirError(
                     f"run-dir: another 'loden run' uses {self.run_dir}; stop it, or choose "
                     "another --run-dir for a second node on this machine"
                 ) from None

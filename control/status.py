@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from forwarder.api import ForwarderClient
@@ -124,7 +125,7 @@ def show(status: dict[str, Any], console: Console) -> None:
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
     ready = "[green]yes[/green]" if status["ready"] else "[red]no[/red]"
-    grid.add_row("ready", "; ".join([ready, *status["not_ready_because"]]))
+    grid.add_row("ready", "; ".join([ready, *map(escape, status["not_ready_because"])]))
     if "node" in status:
         _add_node(grid, status)
     if "totals" in status:
@@ -153,7 +154,7 @@ def _add_node(grid: Table, status: dict[str, Any]) -> None:
     if etcd.get("age_s"):
         state += f", last in sync {etcd['age_s']:.0f} s ago"
     if etcd.get("error"):
-        state += f" ({etcd['error']})"
+        state += f" ({escape(etcd['error'])})"
     grid.add_row("etcd", f"{state}; {', '.join(etcd['endpoints'])}")
     if lease := etcd.get("lease"):
         expires = lease["expires_in_s"]

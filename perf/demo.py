@@ -77,7 +77,7 @@ def command(keep: bool, down: bool, seconds: int) -> None:
     if keep and is_up():
         raise click.ClickException("a demo is up already; 'loden demo --down' takes it down")
     stop_in_order_on_signals()
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     try:
         show(console, keep, seconds)
     except FAILURES as error:
