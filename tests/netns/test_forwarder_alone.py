@@ -9,6 +9,7 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 from random import Random
