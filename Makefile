@@ -14,7 +14,7 @@ help:
 	@echo "make demo      two hosts, one overlay: shown and measured (needs root)"
 	@echo "make test      all tests, namespaces and a real etcd included (needs root)"
 	@echo "make check     format, lint, types, then all tests"
-	@echo "make fuzz      malformed packets and messages, for a minute"
+	@echo "make fuzz      malformed packets, for a minute"
 	@echo "make clean     remove what the others made in this folder"
 
 install: $(VENV)/installed
@@ -31,6 +31,9 @@ check: root $(VENV)/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	@LODEN_REQUIRE_ALL=1 $(BIN)/python -m pytest
+
+fuzz: $(VENV)/installed-for-tests
+	@$(BIN)/python -m tests.fuzz --seconds 60
 
 clean:
 	rm -rf $(VENV) .tox build dist *.egg-info .*_cache .hypothesis

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from perf.namespace import list_namespaces
@@ -27,6 +28,10 @@ TOOLS = {
 # gRPC's fork handlers run in a child of a process that has gRPC threads, and can end it before it
 # becomes the program it was forked for: here many an etcd is started beside clients.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
+# A busy machine is no failure of what is tested.
+hypothesis.settings.register_profile("loden", deadline=None)
+hypothesis.settings.load_profile("loden")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
