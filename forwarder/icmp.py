@@ -28,9 +28,11 @@ from forwarder.wire.ip import (
     IPV6_LENGTH_AT,
     IPV6_NEXT_AT,
     IPV6_SOURCE_AT,
+    PROTOCOL_FRAGMENT,
     PROTOCOL_ICMP,
     PROTOCOL_ICMPV6,
     find_transport,
+    load16,
     load32,
     store16,
     store32,
@@ -41,6 +43,8 @@ UNREACHABLE, CODE_NET, CODE_TOO_BIG, CODE_PROHIBITED = 3, 0, 4, 13
 UNREACHABLE_V6, TOO_BIG_V6, CODE_PROHIBITED_V6 = 1, 2, 1
 ECHO_REPLY, ECHO_REQUEST = 0, 8
 FIRST_INFORMATIONAL_V6 = 128
+FRAGMENT_BYTES = 8
+"""An IPv6 fragment header (RFC 8200 §4.5): next header, reserved, 13 bits of offset and 3 flags."""
 
 ICMP_BYTES = 8
 ANSWER_MAX = 576
@@ -79,10 +83,7 @@ def may_be_answered(data: Bytes, start: Int, length: Int) -> bool:
     """Not ICMP errors, not later fragments, not what came from or went to no single host."""
     _, transport, protocol = find_transport(data, start, length)
     if data[start] >> 4 == 4:
-        fragment = (np.int64(data[start + IPV4_FRAGMENT_AT]) << 8) | np.int64(
-            data[start + IPV4_FRAGMENT_AT + 1]
-        )
-        if fragment & IPV4_FRAGMENT_OFFSET != 0:
+        if load16(data, start + IPV4_FRAGMENT_AT) & IPV4_FRAGMENT_OFFSET != 0:
             return False
         if data[start + IPV4_DESTINATION_AT] >= 224 or data[start + IPV4_SOURCE_AT] >= 224:
             return False
@@ -97,6 +98,12 @@ def may_be_answered(data: Bytes, start: Int, length: Int) -> bool:
     source = start + IPV6_SOURCE_AT
     if load32(data, source) | load32(data, source + 4) | load32(data, source + 8) == 0:
         return False  # unspecified, loopback
+    if protocol == PROTOCOL_FRAGMENT:
+        header = start + transport
+        if transport + FRAGMENT_BYTES > length or load16(data, header + 2) >> 3 != 0:
+            return False
+        protocol = np.int64(data[header])
+        transport += FRAGMENT_BYTES
     if protocol == PROTOCOL_ICMPV6:
         return bool(transport < length and data[start + transport] >= FIRST_INFORMATIONAL_V6)
     return True

@@ -82,7 +82,7 @@ def _answer(request: dict[str, Any], handlers: Handlers) -> Reply:
         return _refusal(str(error), error.retryable)
     except ValueError as error:
         return _refusal(str(error))
-    except TypeError as error:  # an argument too many, too few, or of the wrong type
+    except (TypeError, AttributeError) as error:  # one too many, too few, or of the wrong type
         return _refusal(f"{request['op']}: {error}")
     return {"ok": True, **values}, fds
 

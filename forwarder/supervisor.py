@@ -26,7 +26,7 @@ from forwarder import api, rpc, shm, tun, tunnel_gso, udp, worker
 from forwarder.api import ForwarderError
 from forwarder.arrays import Longs
 from forwarder.config import ConfigError, ForwarderOptions, TunnelConfig
-from forwarder.counters import Counters, Drop, per_peer_bytes, rows_bytes
+from forwarder.counters import IDLE, Counters, Drop, Total, per_peer_bytes, rows_bytes
 from forwarder.crew import Crew, Duty, find_identity
 from forwarder.fib.layout import Capacity, FibMemory
 from forwarder.fib.listing import list_routes
@@ -76,6 +76,8 @@ class Supervisor:
         self._pending: _Fib | None = None
         self._rows_fd = shm.create("loden-counters", rows_bytes(count))
         self._rows = shm.map_writable(self._rows_fd)
+        # No worker holds an index yet: whoever fills the first FIB has none to wait for.
+        Counters(self._rows, None, count).rows[:, Total.GENERATION_SEEN] = IDLE
         # Shared by the workers: the first one to meet a refusal switches an offload off for all.
         switches: Longs = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.int64)
         self._udp_gso, self._tunnel_gso = switches[:1], switches[1:3]

@@ -115,9 +115,7 @@ def test_no_packet_overtakes_an_earlier_one_of_its_flow(
     assert chosen(outbound_batch, node, whole, small, small) == (3, [1, 0, 0])
 
 
-def test_family_that_failed_the_probe_is_not_taken(
-    outbound_batch: Outbound, node: Fib
-) -> None:
+def test_family_that_failed_the_probe_is_not_taken(outbound_batch: Outbound, node: Fib) -> None:
     whole = superpacket(Flow.between(4, "tcp", 1, NET_C).packet(bytes(3000)), 1000)
     assert chosen(outbound_batch, node, whole) == (1, [1])
     tunnel = tunnel_with_tap()

@@ -1,0 +1,73 @@
+"""Settings: what is refused, and that the message says what would be allowed."""
+
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from forwarder.__main__ import choose_cpus, parse_cpus
+from forwarder.config import ConfigError, TunnelConfig
+
+MAC = bytes.fromhex("020000000001")
+GOOD: dict[str, Any] = {"mac": MAC, "addresses": (ip_address("192.0.2.1"),)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"device": ""}, "device: '' is not allowed; allowed: 1 to 15 characters"),
+        ({"device": "x" * 16}, "device: .* allowed: 1 to 15 characters"),
+        ({"device": "a/b"}, "device: 'a/b' is not allowed; allowed: no '/'"),
+        ({"device": ".."}, "device: '..' is not allowed"),
+        ({"vni": 1 << 24}, "vni: 16777216 is not allowed; allowed: 0 to 16777215"),
+        ({"port": 0}, "port: 0 is not allowed; allowed: 1 to 65535"),
+        ({"mtu_bytes": 575}, "mtu_bytes: 575 is not allowed; allowed: 576 to 65465"),
+        ({"mac": b"\1" * 6}, "mac: '01:01:01:01:01:01' is not allowed; .* unicast"),
+        ({"mac": b""}, "mac: '' is not allowed"),
+        ({"addresses": ()}, "addresses: '' is not allowed; allowed: one IPv4, one IPv6, or both"),
+        (
+            {"addresses": (ip_address("192.0.2.1"), ip_address("192.0.2.2"))},
+            "addresses: '192.0.2.1, 192.0.2.2' is not allowed",
+        ),
+        ({"lanes": 65}, "lanes: 65 is not allowed; allowed: 1 to 64"),
+    ],
+)
+def test_wrong_setting_is_named_with_what_is_allowed(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TunnelConfig(**GOOD | changes)
+
+
+def test_config_survives_the_wire() -> None:
+    both = (ip_address("192.0.2.1"), ip_address("2001:db8::1"))
+    config = TunnelConfig("tun7", 9, 4789, 8950, MAC, both, 3)
+    assert TunnelConfig.from_wire(config.to_wire()) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vlan": 1}, "vlan: no such field; there are device, vni,"),
+        ({"vni": "1"}, "vni: '1' is no int"),
+        ({"mac": "here"}, "MAC address 'here'"),
+        ({"addresses": ["there"]}, "'there' does not appear to be"),
+    ],
+)
+def test_wrong_field_on_the_wire_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TunnelConfig.from_wire(TunnelConfig(**GOOD).to_wire() | changes)
+
+
+def test_cpus_are_read_as_taskset_writes_them() -> None:
+    assert parse_cpus("0,2-4") == (0, 2, 3, 4)
+    for text in ("", "a", "1-", "1,1", "3-2", "-1"):
+        with pytest.raises(ConfigError, match="cpus"):
+            parse_cpus(text)
+
+
+def test_worker_count_chooses_the_first_usable_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {5, 1, 3})
+    assert choose_cpus(None, None) == (1, 3, 5)
+    assert choose_cpus(None, 2) == (1, 3)
+    assert choose_cpus("5", None) == (5,)
+    with pytest.raises(ConfigError, match="workers: 4 is not allowed; allowed: 1 to 3"):
+        choose_cpus(None, 4)

@@ -1,0 +1,66 @@
+"""Counters: sums over workers, and what tells the FIB's writer that they have passed on."""
+
+import mmap
+
+from forwarder.counters import (
+    BUCKETS,
+    DROPS_AT,
+    IDLE,
+    Counters,
+    Drop,
+    Total,
+    per_peer_bytes,
+    rows_bytes,
+)
+from forwarder.histogram import bucket_of
+
+
+def counters_of(workers: int, adjacencies: int = 0) -> Counters:
+    per_peer = mmap.mmap(-1, per_peer_bytes(workers, adjacencies)) if adjacencies else None
+    return Counters(mmap.mmap(-1, rows_bytes(workers)), per_peer, workers)
+
+
+def test_totals_and_drops_are_summed_over_workers() -> None:
+    counters = counters_of(3, 8)
+    for worker in range(3):
+        row = counters.of_worker(worker).row
+        row[Total.OUT_PACKETS] = 10 + worker
+        row[DROPS_AT + Drop.NO_ROUTE] = 1
+    assert counters.totals()["out_packets"] == 33
+    assert counters.totals(1)["out_packets"] == 11
+    assert counters.drops()["no_route"] == 3
+    assert "heartbeat_ns" not in counters.totals()
+
+
+def test_workers_rows_do_not_touch() -> None:
+    counters = counters_of(2, 4)
+    counters.of_worker(0).row[:] = 7
+    counters.of_worker(0).per_peer[:] = 7
+    assert not counters.of_worker(1).row.any()
+    assert not counters.of_worker(1).per_peer.any()
+
+
+def test_generation_is_past_when_the_slowest_worker_has_seen_it() -> None:
+    counters = counters_of(2)
+    seen = counters.rows[:, Total.GENERATION_SEEN]
+    seen[:] = (5, IDLE)
+    assert counters.all_past(5)
+    assert not counters.all_past(6)
+    seen[0] = IDLE
+    assert counters.all_past(1 << 40)
+
+
+def test_counters_without_a_fib_have_no_peers() -> None:
+    assert counters_of(2).per_peer.shape == (2, 0, 4)
+
+
+def test_every_drop_has_a_sentence() -> None:
+    for drop in Drop:
+        assert drop.sentence
+        assert drop.sentence == drop.sentence.strip()
+    assert len({drop.sentence for drop in Drop}) == len(Drop)
+
+
+def test_batch_sizes_are_counted_in_powers_of_two() -> None:
+    sizes = (1, 2, 3, 4, 5, 8, 9, 1024, 1025, 100_000)
+    assert [bucket_of(size) for size in sizes] == [0, 1, 2, 2, 3, 3, 4, 10, 11, BUCKETS - 1]

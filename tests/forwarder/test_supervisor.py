@@ -1,0 +1,72 @@
+"""The forwarder's answers before it can forward; what it does then is tested in tests/netns."""
+
+import os
+from dataclasses import asdict
+
+import pytest
+
+from forwarder import shm
+from forwarder.api import ForwarderError
+from forwarder.config import ConfigError, ForwarderOptions
+from forwarder.counters import Counters, Drop
+from forwarder.fib.layout import FibMemory
+from forwarder.fib.routes import Prefix
+from forwarder.fib.writer import FibWriter
+from forwarder.rpc import RpcError
+from forwarder.supervisor import Supervisor
+from tests.forwarder.fibs import OWN_MAC, SMALL, vtep
+
+
+@pytest.fixture
+def supervisor() -> Supervisor:
+    cpu = min(os.sched_getaffinity(0))
+    return Supervisor(ForwarderOptions(run_dir="unused", cpus=(cpu,), uso=False))
+
+
+def test_unconfigured_forwarder_says_so(supervisor: Supervisor) -> None:
+    hello, _ = supervisor.hello()
+    assert (hello["config"], hello["running"], hello["generation"]) == (None, False, 0)
+    assert supervisor.list_routes(0) == ({"routes": [], "next": None}, [])
+    with pytest.raises(RpcError, match="routes: not configured yet"):
+        supervisor.write_routes([["10.0.0.0/24", {"kind": "local"}]], [])
+    with pytest.raises(RpcError, match="activate: there is no new FIB"):
+        supervisor.activate()
+
+
+def test_fib_can_be_filled_in_steps_before_there_are_workers(supervisor: Supervisor) -> None:
+    """IPv6 routes have two copies: the second change waits until no worker uses the other one."""
+    capacity = asdict(SMALL)
+    reply, fds = supervisor.new_fib(capacity)
+    memory = FibMemory(shm.map_writable(fds[0]), SMALL)
+    counters = Counters(shm.map_readonly(fds[1]), shm.map_readonly(fds[2]), reply["workers"])
+    writer = FibWriter(memory, OWN_MAC, counters.all_past, shm.order_writes)
+    for number in range(3):
+        assert writer.apply({Prefix.parse(f"2001:db8:{number}::/48"): vtep(number)}) == 1
+
+
+def test_stats_explain_every_drop(supervisor: Supervisor) -> None:
+    stats, _ = supervisor.stats()
+    names = {drop.name.lower() for drop in Drop if drop}
+    assert stats["drops"].keys() == stats["drop_help"].keys() == names
+    assert stats["offloads"]["tun_uso"] == "switched off"
+    assert [worker["alive"] for worker in stats["per_worker"]] == [False]
+
+
+def test_cpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cpus: 4095 is not allowed"):
+        Supervisor(ForwarderOptions(run_dir="unused", cpus=(4095,)))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an unprivileged forwarder gives up nothing")
+@pytest.mark.parametrize(
+    ("user", "message"),
+    [("nobody-at-all", "does not exist on this host"), ("root", "is root; the workers need")],
+)
+def test_user_that_workers_cannot_become_is_refused(user: str, message: str) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    with pytest.raises(ConfigError, match=message):
+        Supervisor(ForwarderOptions(run_dir="unused", cpus=(cpu,), user=user))
+
+
+def test_errors_tell_whether_to_try_again() -> None:
+    assert not ForwarderError("no").retryable
