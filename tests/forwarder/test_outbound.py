@@ -79,7 +79,7 @@ def segments_of(packet: FromTun) -> list[bytes]:
 def superpackets(draw: st.DrawFn) -> FromTun:
     flow = draw(flows())
     size = draw(st.integers(1, 1370))
-    payload = bytes(draw(st.integers(1, min(40000, 90 * size))))
+    payload = bytes(draw(st.integers(1, min(20000, 90 * size))))
     fields: dict[str, object] = {}
     if flow.protocol == "tcp":
         fields["flags"] = draw(st.sampled_from(["A", "PA", "FPA", "CA", "EA", "SA", "UA"]))
