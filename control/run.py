@@ -143,7 +143,9 @@ class Run:
             self.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
             fd = os.open(self.run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise RunDirError(f"run-dir: {self.run_dir} cannot be used: {error.strerror}") from error
+            raise RunDirError(
+                f"run-dir: {self.run_dir} cannot be used: {error.strerror}"
+            ) from error
         deadline = time.monotonic() + LOCK_WAIT_S
         while True:
             try:

@@ -20,7 +20,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +32,7 @@ from forwarder.fib.routes import next_hop_to_wire
 from forwarder.rpc import RpcError
 from perf.namespace import Namespace
 from perf.nodes import LODEN, PACKAGES_DIR, Etcd, Node, init_network
-from perf.topology import Host, Pod, Topology
+from perf.topology import UNDERLAY_DEVICE, Host, Pod, Topology
 from perf.traffic import IPAddress, ping
 
 PREFIX = "/coreos.com/network"
@@ -88,8 +88,8 @@ class KillableEtcd(Etcd):
             finally:
                 connection.close()
 
-    def put(self, key: str, value: str) -> None:
-        self.ask("kv/put", key=_base64(PREFIX + key), value=_base64(value))
+    def put(self, key: str, value: str, prefix: str = PREFIX) -> None:
+        self.ask("kv/put", key=_base64(prefix + key), value=_base64(value))
 
     def delete(self, key: str) -> None:
         self.ask("kv/deleterange", key=_base64(PREFIX + key))
@@ -129,16 +129,30 @@ class LodenNode(Node):
         super().__init__(host, directory, etcd_url)
         self._pod: Pod | None = None
 
-    def launch(self, argv: list[str], env: Mapping[str, str] | None = None) -> None:
-        """`loden` with just these words; the environment besides ours."""
+    def launch(
+        self, words: Sequence[str], env: Mapping[str, str] | None = None, before: Sequence[str] = ()
+    ) -> None:
+        """`loden` with just these words. `env`: what its environment has besides ours; `before`:
+        a command that executes the rest of the command line."""
         with self.log_path.open("ab") as output:
             self.process = self.host.popen(
-                [*LODEN, *argv],
+                [*before, *LODEN, *words],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=PACKAGES_DIR,
                 env={**os.environ, **(env or {})},
             )
+
+    def run_words(self) -> list[str]:
+        """`run` with this node's folders, etcd and interface."""
+        flags = {
+            "--etcd-endpoints": self._etcd_url,
+            "--iface": UNDERLAY_DEVICE,
+            "--run-dir": str(self.run_dir),
+            "--state-dir": str(self.state_dir),
+            "--subnet-file": str(self.subnet_file),
+        }
+        return ["run", *(word for pair in flags.items() for word in pair)]
 
     # ---- what it says -------------------------------------------------------------------------
 
@@ -180,7 +194,7 @@ class LodenNode(Node):
 
     @property
     def subnet(self) -> str:
-        """Such as 10.5.7.0/24."""
+        """Such as 10.5.7.0/24; dual-stack: both, with " and " between them."""
         return str(self.status()["subnet"])
 
     @property
@@ -288,7 +302,7 @@ class Cluster:
                 node.start()
         for node in wanted:
             node.wait_ready()
-        subnets = {node.subnet for node in wanted}
+        subnets = {subnet for node in wanted for subnet in node.subnet.split(" and ")}
         wait_for(
             lambda: all(subnets <= node.routes().keys() for node in wanted), "routes to each other"
         )

@@ -6,33 +6,15 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from perf.topology import UNDERLAY_NETWORK
 from perf.traffic import measure_tcp, ping
-from tests.netns.nodes import Cluster, LodenNode, SteadyPing, cluster_of, reaches, wait_for
+from tests.netns.nodes import Cluster, LodenNode, SteadyPing, reaches, wait_for
 
 pytestmark = [pytest.mark.netns, pytest.mark.etcd]
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Nodes 0 and 1, started at the same moment."""
-    with cluster_of(3, tmp_path_factory.mktemp("cluster")) as cluster:
-        cluster.init()
-        cluster.start(0, 1)
-        yield cluster
-
-
-@pytest.fixture
-def cluster(running: Cluster, capsys: pytest.CaptureFixture[str]) -> Iterator[Cluster]:
-    """With nodes 0 and 1 ready; the logs are shown when the test fails."""
-    running.start(0, 1)
-    yield running
-    print(running.logs())
 
 
 def test_nodes_started_together_get_different_subnets_and_reach_each_other(
