@@ -11,6 +11,7 @@ routes they have.  A restarted control starts from the state on disk if etcd is 
 
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 import time
@@ -48,6 +49,10 @@ TICK_S = 5.0
 """Links, routes and rules are looked at this often, also when nothing said they changed."""
 HOST_SETTLE_S = 0.2
 """Changes of links and routes are gathered this long: some hosts have hundreds a second."""
+GC_THRESHOLDS = (50_000, 20, 1_000)
+"""Collections are rare: each full one walks all that is known of 50,000 nodes, and takes as long
+as hundreds of changes.  Reference counts free nearly everything; cycles are of young objects.
+"""
 SAVED_STATE_AFTER_S = 3.0
 """How long etcd may stay silent at the start before the state on disk is used."""
 
@@ -90,6 +95,7 @@ class Daemon:
 
         Raises ControlError, RestartWanted, RpcError, HealthServerError.
         """
+        gc.set_threshold(*GC_THRESHOLDS)
         underlay.check_flags(self.options)
         socket_path = self.options.run_dir / SOCKET_NAME
         listener = rpc.listen(socket_path, "loden control")

