@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from control import node, underlay
+from control import node, own_lease, underlay
 from control.etcd import EtcdClient
 from control.etcd_types import Deletion, Event
 from control.exits import ControlError, RestartWanted
@@ -172,6 +172,7 @@ class Daemon:
             self.options.lease_ttl_s,
             self.options.renew_margin_s,
             self._deliver,
+            self.saved.known(self.options.lease_ttl_s),
         )
         self.session.start()
 
@@ -206,14 +207,21 @@ class Daemon:
                 return self._adopt(config, lease)
             case Snapshot(entries, revision):
                 assert self.rib is not None
+                assert self.lease is not None
                 self._check_config(entries)
+                if not own_lease.is_among(self.lease, entries):
+                    self._check_lease()
                 self.has_routes = True
-                return self.rib.apply_snapshot(entries, revision).routes
+                believed_entries = own_lease.with_it(self.lease, entries)
+                return self.rib.apply_snapshot(believed_entries, revision).routes
             case Events(events):
                 assert self.rib is not None
+                assert self.lease is not None
                 self._check_config(events)
-                self._check_own_key(events)
-                return self.rib.apply_events(events).routes
+                if own_lease.is_touched(self.lease, events):
+                    self._check_lease()
+                believed = own_lease.without_its_end(self.lease, events)
+                return self.rib.apply_events(believed).routes
         return {}
 
     def _adopt(self, config: NetworkConfig, lease: Lease) -> Mapping[IPNetwork, Route | None]:
@@ -222,14 +230,13 @@ class Daemon:
         self._saved_state_due_at = None
         own = Own(lease.key, lease.attrs.public_ip, lease.attrs.public_ipv6)
         if self.rib is None:
-            self.rib = Rib(self.options.etcd.prefix, config.vni, own)
-        else:
-            self.rib.configure(config.vni, own)
+            self.rib = Rib(self.options.etcd.prefix, config.vni)
+        gone = self.rib.configure(config.vni, own).routes
         if self.host is not None:
             self.host.close()
         self.host = HostKeeper(self.options, config, lease.subnet)
         self._host_due_at = 0.0
-        return self.rib.routes
+        return {**gone, **self.rib.routes}
 
     def _use_saved_state(self) -> None:
         """etcd is silent: forward on the last good routes until it answers."""
@@ -244,15 +251,10 @@ class Daemon:
         self.has_routes = True
         self._follow_routes(self.rib.routes)
 
-    def _check_own_key(self, events: Iterable[Event]) -> None:
-        """Has the keeper look when somebody touched our lease."""
-        keeper = self.session.keeper if self.session else None
-        for event in events:
-            if keeper is None or self.lease is None or event.key != self.lease.key:
-                continue
-            ours = keeper.lease.attrs.to_json().encode()
-            if isinstance(event, Deletion) or event.value != ours:
-                keeper.check()
+    def _check_lease(self) -> None:
+        """Has the keeper look: somebody touched our lease, or etcd has lost it."""
+        if self.session is not None and self.session.keeper is not None:
+            self.session.keeper.check()
 
     def _check_config(self, events: Iterable[Event]) -> None:
         """A changed network config is taken up by a restart of this process; packets flow on."""
@@ -342,8 +344,10 @@ class Daemon:
         self.lease = replace(self.lease, attrs=attrs)
         if self.session is not None:
             self.session.move(attrs)
-        self.rib.configure(self.config.vni, Own(self.lease.key, attrs.public_ip, attrs.public_ipv6))
-        self._follow_routes(self.rib.routes)  # all: who is on our link may be another matter now
+        own = Own(self.lease.key, attrs.public_ip, attrs.public_ipv6)
+        gone = self.rib.configure(self.config.vni, own).routes
+        # All: who is on our link may be another matter now.
+        self._follow_routes({**gone, **self.rib.routes})
 
     def _wants_forwarder(self) -> bool:
         return self.forwarder.link is None and self.has_routes and self.tunnel is not None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from control.acquire import leases_in
-from control.etcd_types import Entry
+from control.etcd_types import Entry, Listing
 from control.lease import Lease, NodeSubnet
 from control.network_config import NetworkConfig, NetworkConfigError
 from control.state import State, StateDamagedError, StateError, StateFile, new_vtep_mac
@@ -85,6 +85,17 @@ class SavedState:
             log.warning("%s", error)
         saved = self.last_good()
         return saved.lease.subnet if saved else None
+
+    def known(self, lease_ttl_s: float) -> Listing | None:
+        """What was in etcd, for the watch to compare; None if nothing is known that may still hold.
+
+        Leases that nobody has renewed for `lease_ttl_s` are over.
+        """
+        state = self._state
+        is_recent = 0 <= time.time() - state.saved_at < lease_ttl_s
+        if state.cluster_id == 0 or not is_recent or self.last_good() is None:
+            return None
+        return Listing(state.entries, state.revision, state.cluster_id)
 
     def note_config(self, network_config: str) -> None:
         """Keeps the network config, JSON as it is in etcd, for the next `write`."""

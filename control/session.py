@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from control.acquire import acquire
 from control.backoff import Backoff
 from control.etcd import EtcdClient
-from control.etcd_types import EtcdClosedError, EtcdError
+from control.etcd_types import EtcdClosedError, EtcdError, Listing
 from control.lease import Lease, LeaseAttrs, NodeSubnet, config_key
 from control.lease_keeper import LeaseKeeper, LeaseLostError
 from control.network_config import NetworkConfig
@@ -86,15 +86,19 @@ class EtcdSession:
         ttl_s: int,
         renew_margin_s: float,
         deliver: Callable[[Message], None],
+        known: Listing | None = None,
     ) -> None:
         """`attrs_for` tells, in a thread of ours, what to publish under a config; an error that it
-        raises is tried again if it has a true attribute `retryable`."""
+        raises is tried again if it has a true attribute `retryable`.  `known`: what an earlier
+        process knew of the prefix last.
+        """
         self._client = client
         self._attrs_for = attrs_for
         self._previous = previous
         self._ttl_s = ttl_s
         self._renew_margin_s = renew_margin_s
         self._deliver = deliver
+        self._known = known
         self._stopping = threading.Event()
         self._said: str | None = None
         self.keeper: LeaseKeeper | None = None
@@ -162,7 +166,7 @@ class EtcdSession:
     def _begin(self, acquired: Acquired) -> None:
         log.info("this node's subnet is %s", acquired.lease.subnet)
         self.keeper = LeaseKeeper(self._client, acquired.lease, self._ttl_s, self._renew_margin_s)
-        self.watch = PrefixWatch(self._client, self._deliver)
+        self.watch = PrefixWatch(self._client, self._deliver, known=self._known)
         self._deliver(acquired)  # before anything the watch may say
         self.keeper.start(self._lost)
         self.watch.start()

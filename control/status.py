@@ -156,6 +156,9 @@ def _add_node(grid: Table, status: dict[str, Any]) -> None:
     if etcd.get("error"):
         state += f" ({escape(etcd['error'])})"
     grid.add_row("etcd", f"{state}; {', '.join(etcd['endpoints'])}")
+    if kept := etcd.get("retained"):
+        lost = f"[red]{kept} leases and routes that etcd has lost are still followed[/red]"
+        grid.add_row("LOST", f"{lost}; are they gone indeed: loden route confirm-loss")
     if lease := etcd.get("lease"):
         expires = lease["expires_in_s"]
         until = "no end" if expires is None else f"renewed, {expires / 3600:.1f} h left"

@@ -114,6 +114,13 @@ class Knowledge:
         """Whether the watch speaks of another cluster than ours, or of our past."""
         return said.cluster_id != self.cluster_id or said.header_revision < self.revision
 
+    def recall(self, known: Listing) -> None:
+        """Know what an earlier process knew: a cluster restored since is then recognised."""
+        self.cluster_id, self.revision = known.cluster_id, known.revision
+        for entry in known.entries:
+            was_retained = entry.mod_revision == 0
+            (self._retained if was_retained else self._entries)[entry.key] = entry
+
     def learn_listing(self, listing: Listing, *, loss_confirmed: bool) -> Snapshot:
         """Know what was listed, and keep what a restored cluster has lost."""
         was_replaced = self.revision > 0 and (
@@ -129,7 +136,8 @@ class Knowledge:
         if was_replaced:
             log.error(
                 "etcd was replaced: cluster %x at revision %d, before %x at %d; %d leases and "
-                "routes that it lacks are kept until they reappear or their loss is confirmed",
+                "routes that it lacks are kept until they reappear, or until an operator says "
+                "that they are gone (loden route confirm-loss)",
                 listing.cluster_id,
                 listing.revision,
                 self.cluster_id,
@@ -163,16 +171,20 @@ class PrefixWatch:
         deliver: Callable[[Update], None],
         relist_interval_s: float = RELIST_INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
+        known: Listing | None = None,
     ) -> None:
         """`deliver` is called in the watch's thread, one call at a time; it must not raise.
 
-        A Snapshot comes before any Events. `clock` gives monotonic seconds.
+        A Snapshot comes before any Events. `clock` gives monotonic seconds. `known`: what an
+        earlier process knew last.
         """
         self._client = client
         self._deliver = deliver
         self._relist_interval_s = relist_interval_s
         self._clock = clock
         self._knowledge = Knowledge(client.config.prefix)
+        if known is not None:
+            self._knowledge.recall(known)
         self._backoff = Backoff()
         self._phase = Phase.DISCONNECTED
         self._up_to_date_at: float | None = None

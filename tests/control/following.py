@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from control.etcd import EtcdClient
-from control.etcd_types import Deletion
+from control.etcd_types import Deletion, Listing
 from control.watch import Events, Phase, PrefixWatch, Snapshot, Update
 from tests.control.conftest import wait_for
 
@@ -13,8 +13,10 @@ from tests.control.conftest import wait_for
 class Follower:
     """Follows from the moment it is made until `watch.stop()`."""
 
-    def __init__(self, client: EtcdClient, relist_interval_s: float = 1800) -> None:
-        self.watch = PrefixWatch(client, self._deliver, relist_interval_s)
+    def __init__(
+        self, client: EtcdClient, relist_interval_s: float = 1800, known: Listing | None = None
+    ) -> None:
+        self.watch = PrefixWatch(client, self._deliver, relist_interval_s, known=known)
         self.updates: list[Update] = []
         self.values: dict[str, bytes] = {}
         self._lock = threading.Lock()

@@ -27,8 +27,10 @@ Follow = Callable[..., Follower]
 def follow() -> Iterator[Follow]:
     followers: list[Follower] = []
 
-    def start(client: EtcdClient, relist_interval_s: float = 1800) -> Follower:
-        followers.append(Follower(client, relist_interval_s))
+    def start(
+        client: EtcdClient, relist_interval_s: float = 1800, known: Listing | None = None
+    ) -> Follower:
+        followers.append(Follower(client, relist_interval_s, known))
         return followers[-1]
 
     yield start
@@ -230,3 +232,31 @@ def test_only_leases_and_routes_are_kept_from_a_lost_cluster() -> None:
     again = knowledge.learn_listing(Listing((), 5, 1), loss_confirmed=False)
     assert again.retained == snapshot.retained
     assert knowledge.learn_listing(Listing((), 6, 1), loss_confirmed=True) == Snapshot((), 6)
+
+
+def test_a_cluster_lost_while_nobody_watched_is_recognised() -> None:
+    knowledge = Knowledge(PREFIX)
+    kept = Entry(f"{PREFIX}/subnets/b", b"x", 2, 0)
+    knowledge.recall(Listing((entry("subnets/a", 3), kept), 10, 1))
+    snapshot = knowledge.learn_listing(Listing((), 4, 2), loss_confirmed=False)
+    assert snapshot.retained == {f"{PREFIX}/subnets/a", f"{PREFIX}/subnets/b"}
+
+
+def test_what_the_same_cluster_has_deleted_meanwhile_is_gone() -> None:
+    knowledge = Knowledge(PREFIX)
+    knowledge.recall(Listing((entry("subnets/a", 3),), 10, 1))
+    assert knowledge.learn_listing(Listing((), 11, 1), loss_confirmed=False) == Snapshot((), 11)
+
+
+@pytest.mark.etcd
+def test_a_restarted_process_keeps_what_a_restored_cluster_has_lost(
+    own_etcd: EtcdServer, connect: Connect, follow: Follow
+) -> None:
+    writer = connect(own_etcd)
+    key = put_lease(writer, "10.7.1.0-24", node(1))
+    known = writer.list_prefix(f"{PREFIX}/")
+    own_etcd.restart_empty()
+    follower = follow(connect(own_etcd), known=known)
+    follower.wait_in_sync()
+    assert follower.values == {key: node(1).to_json().encode()}
+    assert follower.watch.status().retained == 1
