@@ -1,0 +1,130 @@
+"""What a benchmark is made of: measures, taken on sites, which contenders build.
+
+    Scene      one kind of underlay; for each contender, how to build a site there
+    Site       what is measured: two pods and the overlay between them, a node, a table...
+    Measure    takes a reading from a site, and has targets
+    Reading    one figure, and what else was seen
+    Outcome    a reading or why there is none, in one round of the benchmark
+
+`perf/catalogue.py` lists them all, `perf/bench.py` takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Generic, Protocol, TypeVar
+
+
+class NotHere(RuntimeError):
+    """This machine lacks what the contender needs; it is skipped, and the message says why."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure; every time is bounded by these."""
+
+    tcp_s: int = 5
+    trial_s: float = 1.0
+    """One trial of the search for the highest rate."""
+    trials_max: int = 16
+    resolution: float = 0.02
+    """The search ends when its bounds are this close (a share of the rate)."""
+    pings: int = 5000
+    lookups: int = 1 << 28
+    idle_s: float = 5.0
+    routes: int = 1_000_000
+
+
+QUICK = Effort(
+    tcp_s=1,
+    trial_s=0.15,
+    trials_max=7,
+    resolution=0.05,
+    pings=1000,
+    lookups=1 << 26,
+    idle_s=2.0,
+    routes=100_000,
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    value: float
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+class Site(Protocol):
+    """What a contender builds."""
+
+    facts: dict[str, Any]
+    """What the results shall record about it: offloads, versions."""
+
+
+S = TypeVar("S", bound=Site)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a contender's median should reach: `limit`, or `limit` times another's."""
+
+    contender: str
+    limit: float
+    than: str | None = None
+    """The other; the ratio is taken pair by pair, within each round."""
+
+
+@dataclass(frozen=True)
+class Measure(Generic[S]):
+    name: str
+    title: str
+    unit: str
+    contenders: tuple[str, ...]
+    take: Callable[[S, Effort], Reading]
+    seconds: Callable[[Effort], float]
+    """About how long `take` takes; for the time left."""
+    more_is_better: bool = True
+    reference: str | None = "kernel"
+    """The contender the others are shown as a ratio to."""
+    targets: tuple[Target, ...] = ()
+
+    def meets(self, target: Target, figure: float) -> bool:
+        """`figure`: the value, or the ratio when the target names another contender."""
+        return figure >= target.limit if self.more_is_better else figure <= target.limit
+
+
+@dataclass(frozen=True)
+class Scene(Generic[S]):
+    name: str
+    title: str
+    sites: Mapping[str, Callable[[Effort], AbstractContextManager[S]]]
+    """By contender."""
+    measures: tuple[Measure[S], ...]
+
+    def narrowed(self, measures: tuple[str, ...], contenders: tuple[str, ...]) -> Scene[S]:
+        """With these measures and contenders alone; none named: all."""
+        return Scene(
+            self.name,
+            self.title,
+            {n: site for n, site in self.sites.items() if not contenders or n in contenders},
+            tuple(m for m in self.measures if not measures or m.name in measures),
+        )
+
+
+class Status(Enum):
+    MEASURED = "measured"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    measure: str
+    contender: str
+    round: int
+    status: Status
+    reading: Reading | None = None
+    """There is one exactly if it was measured."""
+    why_not: str = ""

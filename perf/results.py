@@ -1,0 +1,116 @@
+"""What the outcomes say: medians, spreads, ratios pair by pair, targets met; and all as JSON."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from perf.measure import Effort, Measure, Outcome, Scene, Status, Target
+
+FORMAT = 1
+"""Of the JSON; another one is another number."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Some figures of the same kind."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, figures: Sequence[float]) -> Spread | None:
+        """None if there are none."""
+        if not figures:
+            return None
+        return cls(statistics.median(figures), min(figures), max(figures), len(figures))
+
+
+class Results:
+    """All outcomes of a run."""
+
+    def __init__(self, outcomes: Iterable[Outcome]) -> None:
+        self.outcomes = list(outcomes)
+
+    def of(self, measure: str, contender: str) -> list[Outcome]:
+        """In the order of the rounds."""
+        return [o for o in self.outcomes if (o.measure, o.contender) == (measure, contender)]
+
+    def values(self, measure: str, contender: str) -> dict[int, float]:
+        """By round, those that were measured."""
+        return {o.round: o.reading.value for o in self.of(measure, contender) if o.reading}
+
+    def spread(self, measure: str, contender: str) -> Spread | None:
+        return Spread.of(list(self.values(measure, contender).values()))
+
+    def ratio(self, measure: str, contender: str, than: str) -> Spread | None:
+        """Of the two values of each round in which both were measured."""
+        ours, theirs = self.values(measure, contender), self.values(measure, than)
+        return Spread.of([ours[number] / theirs[number] for number in ours if number in theirs])
+
+    def details(self, measure: str, contender: str) -> dict[str, float]:
+        """The median of each."""
+        readings = [o.reading for o in self.of(measure, contender) if o.reading]
+        names = readings[0].details if readings else ()
+        return {name: statistics.median(r.details[name] for r in readings) for name in names}
+
+    def reasons(self, measure: str, contender: str, status: Status) -> list[str]:
+        """Why there is no reading, each reason once."""
+        found = [o.why_not for o in self.of(measure, contender) if o.status is status]
+        return list(dict.fromkeys(found))
+
+    def is_met(self, measure: Measure[Any], target: Target) -> bool | None:
+        """By the median; None if there is no figure to tell by."""
+        if target.than is None:
+            figure = self.spread(measure.name, target.contender)
+        else:
+            figure = self.ratio(measure.name, target.contender, target.than)
+        return None if figure is None else measure.meets(target, figure.median)
+
+    def failures(self) -> int:
+        return sum(outcome.status is Status.FAILED for outcome in self.outcomes)
+
+
+def to_json(
+    results: Results,
+    scenes: Sequence[Scene[Any]],
+    effort: Effort,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Plain values; `about`: when, where and how it was run."""
+    return {
+        "format": FORMAT,
+        **about,
+        "effort": asdict(effort),
+        "measures": {
+            measure.name: {
+                "title": measure.title,
+                "scene": scene.name,
+                "unit": measure.unit,
+                "more_is_better": measure.more_is_better,
+                "reference": measure.reference,
+                "targets": [
+                    {**asdict(target), "met": results.is_met(measure, target)}
+                    for target in measure.targets
+                ],
+            }
+            for scene in scenes
+            for measure in scene.measures
+        },
+        "outcomes": [
+            {
+                "measure": outcome.measure,
+                "contender": outcome.contender,
+                "round": outcome.round,
+                "status": outcome.status.value,
+                "value": outcome.reading.value if outcome.reading else None,
+                "details": dict(outcome.reading.details) if outcome.reading else {},
+                "why_not": outcome.why_not,
+            }
+            for outcome in results.outcomes
+        ],
+    }
