@@ -29,15 +29,17 @@ class Loop:
     """To be made, turned and closed in the main thread."""
 
     def __init__(self) -> None:
-        """From now on SIGTERM and SIGINT set `stopping`."""
+        """From now on until `close` SIGTERM and SIGINT set `stopping`."""
         self.stopping = False
         self._selector = selectors.DefaultSelector()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._signals, self._wakeup = socket.socketpair()
         self._wakeup.setblocking(False)
         signal.set_wakeup_fd(self._wakeup.fileno())
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_stop)
+        self._handlers = {
+            number: signal.signal(number, self._on_stop)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
         self.watch(self._signals, lambda: self._signals.recv(4096))
         self.watch(self._wake_fd, lambda: os.eventfd_read(self._wake_fd))
 
@@ -76,6 +78,8 @@ class Loop:
             key.data()
 
     def close(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         signal.set_wakeup_fd(-1)
         self._selector.close()
         self._signals.close()

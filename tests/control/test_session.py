@@ -1,161 +1,146 @@
-"""A node's session with a real etcd: what it waits for, and what it reports."""
+"""A node's relations with etcd, against a real one."""
 
 from __future__ import annotations
 
-import threading
-import time
+import queue
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 
-from control.acquire import acquire
 from control.etcd import EtcdClient
-from control.lease import LeaseAttrs, NodeSubnet, config_key
+from control.lease import LeaseAttrs, config_key
 from control.network_config import NetworkConfig
 from control.session import Acquired, EtcdSession, Failed, LeaseLost, Message, Waiting
-from control.watch import Phase, Snapshot
+from control.watch import Events, Snapshot
 from tests.control.conftest import EtcdServer, wait_for
-from tests.control.nodes import CONFIG, held_by, node, put_lease
+from tests.control.nodes import CONFIG, held_by, node
 
 pytestmark = pytest.mark.etcd
 
-TWO = NetworkConfig.parse(
-    '{"Network":"10.7.0.0/16","SubnetMin":"10.7.4.0","SubnetMax":"10.7.5.0",'
-    '"Backend":{"Type":"vxlan"}}'
-)
+MessageT = TypeVar("MessageT")
 
 
-class Session:
-    """A session of one simulated node, and all it has reported."""
+class Node:
+    """A session, and what it delivered."""
 
     def __init__(
-        self,
-        client: EtcdClient,
-        number: int = 1,
-        previous: NodeSubnet | None = None,
-        attrs_for: Callable[[NetworkConfig], LeaseAttrs] | None = None,
+        self, client: EtcdClient, attrs_for: Callable[[NetworkConfig], LeaseAttrs]
     ) -> None:
-        self.messages: list[Message] = []
-        attrs = attrs_for or (lambda config: node(number))
-        self.session = EtcdSession(client, attrs, previous, 60, 10, self.messages.append)
+        self.messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.session = EtcdSession(client, attrs_for, None, 60, 10, self.messages.put)
         self.session.start()
 
-    def reported(self, kind: type[Message]) -> list[Message]:
-        return [message for message in self.messages if isinstance(message, kind)]
-
-    def waits_for(self, words: str) -> bool:
-        return any(
-            words in message.reason for message in self.messages if isinstance(message, Waiting)
-        )
-
-    def acquired(self, timeout_s: float = 10.0) -> Acquired:
-        wait_for(lambda: self.reported(Acquired), timeout_s)
-        (message,) = self.reported(Acquired)
-        assert isinstance(message, Acquired)
-        return message
-
-
-Start = Callable[..., Session]
+    def next(self, kind: type[MessageT]) -> MessageT:
+        """The next message of this kind; those of other kinds are passed over."""
+        while True:
+            message = self.messages.get(timeout=10)
+            if isinstance(message, kind):
+                return message
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
-    sessions: list[Session] = []
+def begin(
+    shared_etcd: EtcdServer, connect: Callable[..., EtcdClient], prefix: str
+) -> Iterator[Callable[..., Node]]:
+    """Starts node 1; another way to its attributes may be given."""
+    nodes: list[Node] = []
 
-    def begin(client: EtcdClient, *arguments: object, **more: object) -> Session:
-        sessions.append(Session(client, *arguments, **more))  # type: ignore[arg-type]  # passed on
-        return sessions[-1]
+    def start(attrs_for: Callable[[NetworkConfig], LeaseAttrs] = lambda _: node(1)) -> Node:
+        nodes.append(Node(connect(shared_etcd, prefix), attrs_for))
+        return nodes[-1]
 
-    yield begin
-    for session in sessions:
-        session.session.stop()
-
-
-def test_waits_for_a_config_and_says_which_key_it_wants(client: EtcdClient, start: Start) -> None:
-    session = start(client)
-    key = config_key(client.config.prefix)
-    wait_for(lambda: session.waits_for(key))
-    client.put(key, "{}")
-    wait_for(lambda: session.waits_for("Network is absent"))
-    client.put(key, CONFIG.to_json())
-    assert session.acquired().lease.subnet.fits(CONFIG)
+    yield start
+    for one in nodes:
+        one.session.stop()
 
 
-def test_a_full_pool_says_so_and_waits_for_a_subnet(
-    shared_etcd: EtcdServer, connect: Callable[..., EtcdClient], prefix: str, start: Start
+def put_config(client: EtcdClient, text: str = CONFIG.to_json()) -> None:
+    client.put(config_key(client.config.prefix), text)
+
+
+def test_lease_comes_before_all_there_is_and_that_before_changes(
+    begin: Callable[..., Node], client: EtcdClient
 ) -> None:
-    operator = connect(shared_etcd, prefix)
-    operator.put(config_key(prefix), TWO.to_json())
-    leaving, _ = acquire(operator, TWO, node(1)), acquire(operator, TWO, node(2))
-    session = start(connect(shared_etcd, prefix), 3)
-    wait_for(lambda: session.waits_for("all 2 subnets from 10.7.4.0/24 to 10.7.5.0/24 are taken"))
-    assert session.reported(Acquired) == []
-    operator.revoke_lease(leaving.lease_id)
-    assert session.acquired().lease.subnet == leaving.subnet
-    assert held_by(operator, leaving) == node(3)
+    put_config(client)
+    session = begin()
+    first = session.messages.get(timeout=10)
+    assert isinstance(first, Acquired)
+    assert first.config == CONFIG
+    assert held_by(client, first.lease) == node(1)
+    listed = session.next(Snapshot)
+    assert first.lease.key in [entry.key for entry in listed.entries]
+    put_config(client, "{}")
+    assert [event.key for event in session.next(Events).events] == [
+        config_key(client.config.prefix)
+    ]
 
 
-def test_etcd_down_at_the_start_is_waited_for(
-    own_etcd: EtcdServer, connect: Callable[..., EtcdClient], start: Start
+def test_no_config_and_a_wrong_one_are_each_said_once_and_waited_for(
+    begin: Callable[..., Node], client: EtcdClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    operator = connect(own_etcd)
-    operator.put(config_key(operator.config.prefix), CONFIG.to_json())
-    own_etcd.kill()
-    session = start(connect(own_etcd))
-    wait_for(lambda: session.waits_for("no etcd answers"))
-    own_etcd.restart()
-    assert session.acquired(timeout_s=20).lease.subnet.fits(CONFIG)
+    session = begin()
+    for _ in range(2):
+        assert "there is no network config in etcd at" in session.next(Waiting).reason
+    put_config(client, "{}")
+    while "there is no" in (reason := session.next(Waiting).reason):
+        pass
+    assert reason.startswith("network config: Backend is") or "Network is absent" in reason
+    put_config(client)
+    assert session.next(Acquired).config == CONFIG
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == len(set(said)) == 2
 
 
-def test_routes_follow_the_subnet(client: EtcdClient, start: Start) -> None:
-    client.put(config_key(client.config.prefix), CONFIG.to_json())
-    put_lease(client, "10.7.9.0-24", node(9))
-    session = start(client)
-    wait_for(lambda: Phase.IN_SYNC in session.messages)
-    kinds = [type(message) for message in session.messages]
-    assert kinds.index(Acquired) < kinds.index(Snapshot)
-
-
-def test_a_lost_subnet_is_reported_with_its_holder(
-    shared_etcd: EtcdServer, connect: Callable[..., EtcdClient], prefix: str, start: Start
+def test_what_waiting_may_mend_is_waited_for_and_what_not_ends_it(
+    begin: Callable[..., Node], client: EtcdClient
 ) -> None:
-    operator = connect(shared_etcd, prefix)
-    operator.put(config_key(prefix), CONFIG.to_json())
-    session = start(connect(shared_etcd, prefix))
-    lease = session.acquired().lease
-    put_lease(operator, lease.subnet.name, node(2))
-    wait_for(lambda: session.session.keeper is not None)
-    assert session.session.keeper is not None
-    session.session.keeper.check()
-    wait_for(lambda: session.reported(LeaseLost))
-    (lost,) = session.reported(LeaseLost)
-    assert isinstance(lost, LeaseLost)
-    assert "192.0.2.2" in lost.reason
-    assert held_by(operator, lease) == node(2)
+    class DownError(Exception):
+        retryable = True
+
+    errors: list[Exception] = [DownError("eth0 is down"), ValueError("eth9 is unknown")]
+
+    def attrs_for(_: NetworkConfig) -> LeaseAttrs:
+        raise errors.pop(0)
+
+    put_config(client)
+    session = begin(attrs_for)
+    assert session.next(Waiting).reason == "eth0 is down"
+    assert session.next(Failed).reason == "eth9 is unknown"
 
 
-def test_what_no_waiting_mends_is_reported_as_such(client: EtcdClient, start: Start) -> None:
-    def refuse(config: NetworkConfig) -> LeaseAttrs:
-        raise ValueError("--iface eth7: there is none")
-
-    client.put(config_key(client.config.prefix), CONFIG.to_json())
-    session = start(client, attrs_for=refuse)
-    wait_for(lambda: session.reported(Failed))
-    assert session.messages == [Failed("--iface eth7: there is none")]
-
-
-def test_stopping_is_prompt_while_etcd_hangs(
-    own_etcd: EtcdServer, connect: Callable[..., EtcdClient]
+def test_stopping_leaves_the_lease_and_is_prompt_and_quiet(
+    begin: Callable[..., Node], client: EtcdClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = connect(own_etcd, request_timeout_s=30.0)
-    before = threading.active_count()
-    client.put(config_key(client.config.prefix), CONFIG.to_json())
-    session = Session(client)
-    wait_for(lambda: Phase.IN_SYNC in session.messages)
-    own_etcd.suspend()
-    assert session.session.keeper is not None
-    session.session.keeper.check()
-    begun = time.monotonic()
+    put_config(client)
+    session = begin()
+    lease = session.next(Acquired).lease
+    session.next(Snapshot)
+    caplog.clear()
     session.session.stop()
-    assert time.monotonic() - begun < 3
-    wait_for(lambda: threading.active_count() <= before + 1)
+    assert held_by(client, lease) == node(1)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_lease_that_another_takes_is_lost(begin: Callable[..., Node], client: EtcdClient) -> None:
+    put_config(client)
+    session = begin()
+    lease = session.next(Acquired).lease
+    client.put(lease.key, node(2).to_json())
+    assert session.session.keeper is not None
+    session.session.keeper.check()
+    assert "is held by another node" in session.next(LeaseLost).reason
+
+
+def test_moved_node_publishes_its_new_address(
+    begin: Callable[..., Node], client: EtcdClient
+) -> None:
+    put_config(client)
+    session = begin()
+    lease = session.next(Acquired).lease
+    session.next(Snapshot)
+    moved = replace(node(1), public_ip=node(9).public_ip)
+    session.session.move(moved)
+    wait_for(lambda: held_by(client, lease) == moved)
+    assert [event.key for event in session.next(Events).events] == [lease.key]

@@ -168,7 +168,7 @@ class LodenNode(Node):
 
     def wait_ready(self, timeout_s: float = FIRST_START_S) -> None:
         wait_for(self._is_ready_or_dead, f"{self.host.name} is ready", timeout_s)
-        assert self.is_ready(), self.log()
+        assert self.is_running(), f"it has ended:\n{self.log()}"
 
     def _is_ready_or_dead(self) -> bool:
         assert self.process is not None
@@ -219,6 +219,12 @@ class LodenNode(Node):
             if _command_line(pid)[at : at + 1] == [name.encode()]:
                 return pid
         return 0
+
+    def cpu_seconds(self, name: str) -> float:
+        """What "control" or "forwarder" has used so far, threads included."""
+        # proc(5): fields 14 and 15 are user and system time; the second may contain anything.
+        stat = Path(f"/proc/{self.pid_of(name)}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
     def worker_pids(self) -> list[int]:
         return _children_of(self.pid_of("forwarder"))

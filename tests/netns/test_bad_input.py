@@ -206,8 +206,10 @@ def test_run_without_etcd_says_so_once_and_keeps_trying(lonely: Cluster, tmp_pat
     node = LodenNode(lonely.nodes[0].host, tmp_path / "node", NOWHERE)
     node.start()
     wait_for(lambda: f"no etcd answers at {NOWHERE}" in node.log(), "it is said", 20)
+    used_before = node.cpu_seconds("control")
     time.sleep(2.5)  # several tries
     assert node.log().count(NOWHERE) == 1, node.log()
+    assert node.cpu_seconds("control") - used_before < 0.5
     assert node.is_running()
     reasons = node.status()["not_ready_because"]
     assert f"no etcd answers at {NOWHERE} (Connection refused)" in reasons
