@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 RELIST_INTERVAL_S = 1800.0
 """A watch's longest life. Listing now and then mends whatever went wrong without a sign."""
+RELIST_S_PER_ENTRY = 1.0
+"""Or longer: however many nodes there are, together they list about once a second."""
 STABLE_S = 10.0
 """A watch that lived this long was no failure, even if it brought nothing."""
 FAILURES_BEFORE_RESYNC = 5
@@ -109,6 +111,10 @@ class Knowledge:
     @property
     def retained(self) -> frozenset[str]:
         return frozenset(self._retained)
+
+    def relist_after_s(self, at_least_s: float) -> float:
+        """Seconds that a list may be old. Each costs etcd time by its length, as each node does."""
+        return max(at_least_s, RELIST_S_PER_ENTRY * len(self._entries))
 
     def contradicts(self, said: WatchBatch) -> bool:
         """Whether the watch speaks of another cluster than ours, or of our past."""
@@ -269,7 +275,7 @@ class PrefixWatch:
             f"{self._client.config.prefix}/",
             self._knowledge.revision + 1,
             # Spread, so that nodes started together do not list together for ever.
-            self._relist_interval_s * random.uniform(0.5, 1),
+            self._knowledge.relist_after_s(self._relist_interval_s) * random.uniform(0.5, 1),
         )
         with self._stream_lock:
             self._stream = stream

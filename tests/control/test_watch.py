@@ -260,3 +260,12 @@ def test_a_restarted_process_keeps_what_a_restored_cluster_has_lost(
     follower.wait_in_sync()
     assert follower.values == {key: node(1).to_json().encode()}
     assert follower.watch.status().retained == 1
+
+
+def test_all_nodes_together_do_not_list_more_often_however_many_they_are() -> None:
+    knowledge = Knowledge(PREFIX)
+    assert knowledge.relist_after_s(1800) == 1800
+    for nodes in (10_000, 100_000):
+        entries = tuple(entry(f"subnets/{number}", 1) for number in range(nodes))
+        knowledge.learn_listing(Listing(entries, 10, 1), loss_confirmed=False)
+        assert nodes / knowledge.relist_after_s(1800) <= 1
