@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from control.route_commands import route_command
 from perf.topology import UNDERLAY_DEVICE, UNDERLAY_NETWORK
-from tests.netns.nodes import Cluster, LodenNode, SteadyPing, cluster_of, wait_for
+from tests.netns.nodes import Cluster, LodenNode, SteadyPing, cluster_of, reaches, wait_for
 
 pytestmark = [pytest.mark.netns, pytest.mark.etcd]
 
@@ -40,7 +42,7 @@ def wait_in_sync(cluster: Cluster) -> None:
         wait_for(lambda n=node: etcd_of(n).get("state") == "in_sync", "in sync", BACK_S)  # type: ignore[misc]
 
 
-def etcd_of(node: LodenNode) -> dict[str, object]:
+def etcd_of(node: LodenNode) -> dict[str, Any]:
     return dict(node.status().get("etcd", {}))
 
 
@@ -128,3 +130,41 @@ def test_cluster_restored_empty_keeps_routes_until_an_operator_confirms(cluster:
         assert GONE in second.routes(), "each node is told by itself"
     assert steady.lost == 0
     assert (first.subnet, second.subnet) == subnets
+
+
+def test_lease_that_expired_while_etcd_was_out_of_reach_is_taken_again(tmp_path: Path) -> None:
+    """etcd lives on meanwhile, but no node reaches it for longer than a lease lives."""
+    with cluster_of(2, tmp_path) as cluster:
+        cluster.init()
+        first, second = cluster.nodes
+        for node in cluster.nodes:
+            node.start("--lease-ttl", "10", "--subnet-lease-renew-margin", "1")
+        cluster.start(0, 1)
+        subnets = (first.subnet, second.subnet)
+        with SteadyPing(first.pod(), second.pod().address) as steady:
+            cluster.etcd.host.ip(f"link set {UNDERLAY_DEVICE} down")
+            wait_for(lambda: not cluster.etcd.leases(), "the leases have expired", 30)
+            wait_for(lambda: etcd_of(first)["lease"]["state"] == "unconfirmed", "it is known", 30)
+            assert first.is_ready()
+        assert steady.lost == 0
+        cluster.etcd.host.ip(
+            f"link set {UNDERLAY_DEVICE} up", f"route add default via {UNDERLAY_NETWORK[1]}"
+        )
+        wait_for(lambda: len(cluster.etcd.leases()) == 2, "the leases are back", BACK_S)
+        cluster.start(0, 1)  # they know each other
+        assert (first.subnet, second.subnet) == subnets
+        wait_for(lambda: reaches(first.pod(), second.pod()), "they reach each other")
+
+
+def test_reservation_is_taken_and_stays_without_an_end(tmp_path: Path) -> None:
+    with cluster_of(1, tmp_path) as cluster:
+        cluster.init()
+        (node,) = cluster.nodes
+        reserved = {"PublicIP": str(node.host.address), "PublicIPv6": None}
+        cluster.etcd.put("/subnets/10.5.42.0-24", json.dumps(reserved))
+        cluster.start(0)
+        assert node.subnet == "10.5.42.0/24"
+        value = cluster.etcd.get("/subnets/10.5.42.0-24")
+        assert value is not None
+        assert json.loads(value)["BackendData"]["VtepMAC"] == node.mac
+        assert cluster.etcd.ask("kv/lease/leases").get("leases", []) == []
