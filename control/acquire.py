@@ -14,7 +14,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from control.backoff import Backoff
@@ -108,22 +108,24 @@ def create_lease(
 
 def leases_in(prefix: str, entries: Iterable[Entry]) -> list[Lease]:
     """The entries below `subnets/` that name a subnet, of any backend, however odd the value."""
-    leases = []
+    return [_lease_of(entry, subnet) for entry, subnet in _named_subnets(prefix, entries)]
+
+
+def _named_subnets(prefix: str, entries: Iterable[Entry]) -> Iterator[tuple[Entry, NodeSubnet]]:
+    below = len(f"{prefix}/{SUBNETS}")
     for entry in entries:
-        try:
-            subnet = NodeSubnet.parse(entry.key[len(f"{prefix}/{SUBNETS}") :])
-        except LeaseFormatError:
-            continue
-        try:
-            attrs = LeaseAttrs.parse(entry.value)
-        except LeaseFormatError:
-            attrs = LeaseAttrs(None, backend_type="")  # whoever it is, the subnet is taken
-        leases.append(
-            Lease(
-                entry.key, subnet, attrs, entry.lease_id, entry.create_revision, entry.mod_revision
-            )
-        )
-    return leases
+        with contextlib.suppress(LeaseFormatError):
+            yield entry, NodeSubnet.parse(entry.key[below:])
+
+
+def _lease_of(entry: Entry, subnet: NodeSubnet) -> Lease:
+    try:
+        attrs = LeaseAttrs.parse(entry.value)
+    except LeaseFormatError:
+        attrs = LeaseAttrs(None, backend_type="")  # whoever it is, the subnet is taken
+    return Lease(
+        entry.key, subnet, attrs, entry.lease_id, entry.create_revision, entry.mod_revision
+    )
 
 
 class _EtcdLease:
@@ -161,9 +163,14 @@ def _try_to_acquire(
 ) -> Lease | None:
     """One round of the rules; None if etcd changed under our hands."""
     listing = client.list_prefix(_subnets(client))
-    leases = leases_in(client.config.prefix, listing.entries)
+    taken = list(_named_subnets(client.config.prefix, listing.entries))
+    candidates = [
+        _lease_of(entry, subnet)
+        for entry, subnet in taken
+        if _may_be_ours(entry, attrs) or subnet == previous
+    ]
     try:
-        own = _own_lease(leases, config, attrs, previous)
+        own = _own_lease(candidates, config, attrs, previous)
         if own is not None and not own.subnet.fits(config):
             log.warning("%s does not fit the network config any more: deleted", own.key)
             client.compare_and_delete(own.key, own.mod_revision)
@@ -171,7 +178,7 @@ def _try_to_acquire(
         if own is not None:
             lease = _take_over(client, own, attrs, 0 if own.is_reservation else etcd_lease.id)
         else:
-            subnet = _free_subnet([lease.subnet for lease in leases], config, previous, choose)
+            subnet = _free_subnet([subnet for _, subnet in taken], config, previous, choose)
             lease = create_lease(client, subnet, attrs, etcd_lease.id, listing.revision)
     except EtcdLeaseGoneError:  # we were too slow for our own TTL
         etcd_lease.forget()
@@ -182,6 +189,12 @@ def _try_to_acquire(
 
 def _subnets(client: EtcdClient) -> str:
     return f"{client.config.prefix}/{SUBNETS}"
+
+
+def _may_be_ours(entry: Entry, attrs: LeaseAttrs) -> bool:
+    """Whether the value has to be read: among 50,000 leases few speak of our address."""
+    # There is but one way to write an IPv4 address, and several for IPv6.
+    return attrs.public_ip is None or str(attrs.public_ip).encode() in entry.value
 
 
 def _own_lease(
@@ -275,8 +288,8 @@ def _occupied_ranges(pool: SubnetPool[Any], taken: Iterable[IPNetwork]) -> list[
 def _indexes(pool: SubnetPool[Any], taken: Iterable[IPNetwork]) -> Iterable[tuple[int, int]]:
     for network in taken:
         if network.version == pool.network.version:
-            begin = max(pool.index(network), 0)
-            last_address = type(pool.network)(network.broadcast_address)
-            end = min(pool.index(last_address) + 1, pool.size)
-            if begin < end:
-                yield begin, end
+            begin = pool.index(network)
+            wider_by = pool.subnet_len - network.prefixlen
+            end = begin + (1 << wider_by if wider_by > 0 else 1)
+            if max(begin, 0) < min(end, pool.size):
+                yield max(begin, 0), min(end, pool.size)
