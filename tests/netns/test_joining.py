@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from perf.namespace import Namespace
-from perf.nodes import init_network
+from perf.nodes import LODEN, PACKAGES_DIR, init_network
 from perf.peers import KernelVxlan, lease_name, lease_value
 from perf.topology import Topology
 from perf.traffic import measure_tcp, ping
@@ -88,10 +88,10 @@ def test_pod_address_moves_from_one_node_to_another(cluster: Cluster) -> None:
         second.host.ip(own_route)
         cluster.etcd.put(key, lease_of(cluster, second))
         wait_for(lambda: third.routes().get(f"{moved}/32") == str(second.host.address), "a route")
+        wait_for(lambda: second.routes().get(f"{moved}/32") == "local", "its new node knows it")
         assert answers(watcher, moved)
         wait_for(lambda: moved in first.host.run(["ip", "route"]).stdout, "the old host's route")
         assert answers(first.host, moved)
-        assert second.routes()[f"{moved}/32"] == "local"
     finally:
         cluster.etcd.delete(key)
         second.host.ip(own_route.replace("add", "del", 1))
@@ -152,3 +152,30 @@ def test_ipv6_pods_reach_each_other(tmp_path: Path, enable_ipv4: bool) -> None:
             assert answered.received == answered.sent
             assert measure_tcp(source, destination, address=address).gbit_per_s > 0.2
         print(cluster.logs())
+
+
+def test_status_and_routes_are_shown_to_people_and_programs(cluster: Cluster) -> None:
+    first, second = cluster.nodes[:2]
+    where = ["--run-dir", str(first.run_dir)]
+    shown = first.host.run([*LODEN, "status", *where], cwd=PACKAGES_DIR).stdout
+    for word in (first.subnet, first.mac, str(first.host.address), "in sync", "held", "CPU 0"):
+        assert word in shown
+    routes = first.host.run([*LODEN, "routes", *where], cwd=PACKAGES_DIR).stdout
+    for word in (first.subnet, "local", second.subnet, str(second.host.address), second.mac):
+        assert word in routes
+    assert first.ask("status")["subnet"] == first.subnet
+    assert {row["prefix"] for row in first.ask("routes")} >= {first.subnet, second.subnet}
+
+
+def test_control_without_forwarder_says_what_is_missing(cluster: Cluster) -> None:
+    node = cluster.nodes[2]
+    if node.is_running():
+        node.stop()
+    node.launch(["control", *node.run_words()[1:]])
+    try:
+        missing = f"no forwarder is running in {node.run_dir} (see --run-dir)"
+        wait_for(lambda: missing in node.status().get("not_ready_because", []), "it is told", 20)
+        assert node.is_running()
+        assert not node.is_ready()
+    finally:
+        assert node.stop() == 0
