@@ -360,14 +360,13 @@ class Daemon:
 
     def _reconcile_host(self) -> None:
         """Device, addresses, routes, rules: whatever somebody removed is put back."""
-        if self.forwarder.link is not None and self.host is not None:
-            self.host.reconcile(self.forwarder.link.config.mtu_bytes)
-            if self.host.error is None and self.interface is not None and self.rib is not None:
-                own = self.host.subnet.ipv4
-                address = own.network_address if own else None
-                self.forwarder.keep_superpackets(
-                    self.interface.name, address, self.rib.routes.values()
-                )
+        if self.forwarder.link is None or self.host is None:
+            return
+        self.host.reconcile(self.forwarder.link.config.mtu_bytes)
+        if self.host.error is None and self.interface is not None and self.rib is not None:
+            own = self.host.subnet.ipv4
+            address, routes = own.network_address if own else None, self.rib.routes.values()
+            self.forwarder.keep_superpackets(self.interface.name, address, routes)
 
     # ---- ready ----------------------------------------------------------------------------------
 
@@ -395,8 +394,9 @@ class Daemon:
         try:
             write_subnet_env(contents, path)
         except OSError as error:
-            reason = f"subnet-file: {path} cannot be written: {error.strerror}"
-            raise ControlError(reason) from error
+            raise ControlError(
+                f"subnet-file: {path} cannot be written: {error.strerror}"
+            ) from error
         self.subnet_env = contents
         log.info("ready: subnet %s, %d routes", self.lease.subnet, self.forwarder.link.route_count)
         self._notifier.ready(f"subnet {self.lease.subnet}")
