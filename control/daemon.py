@@ -91,7 +91,7 @@ class Daemon:
     # ---- the life of the process ----------------------------------------------------------------
 
     def run(self) -> None:
-        """Until SIGTERM, SIGINT; raises ControlError, RestartWanted, RpcError, HealthServerError."""
+        """Until SIGTERM, SIGINT. Raises ControlError, RestartWanted, RpcError, HealthServerError"""
         gc.set_threshold(*GC_THRESHOLDS)
         underlay.check_flags(self.options)
         socket_path = self.options.run_dir / SOCKET_NAME
