@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import pytest
 
+from control.acquire import acquire
 from control.etcd import EtcdClient
 from control.lease import LeaseAttrs, config_key
 from control.network_config import NetworkConfig
@@ -20,6 +21,12 @@ from tests.control.nodes import CONFIG, held_by, node
 pytestmark = pytest.mark.etcd
 
 MessageT = TypeVar("MessageT")
+
+TWO = NetworkConfig.parse(
+    '{"Network":"10.7.0.0/16","SubnetMin":"10.7.4.0","SubnetMax":"10.7.5.0",'
+    '"Backend":{"Type":"vxlan"}}'
+)
+"""A network of two subnets."""
 
 
 class Node:
@@ -144,3 +151,29 @@ def test_moved_node_publishes_its_new_address(
     session.session.move(moved)
     wait_for(lambda: held_by(client, lease) == moved)
     assert [event.key for event in session.next(Events).events] == [lease.key]
+
+
+def test_full_pool_is_said_and_waited_for_until_a_subnet_is_free(
+    begin: Callable[..., Node], client: EtcdClient
+) -> None:
+    put_config(client, TWO.to_json())
+    leaving, _ = (acquire(client, TWO, node(number)) for number in (1, 2))
+    session = begin(lambda _: node(3))
+    assert "all 2 subnets from 10.7.4.0/24 to 10.7.5.0/24" in session.next(Waiting).reason
+    client.revoke_lease(leaving.lease_id)
+    assert session.next(Acquired).lease.subnet == leaving.subnet
+    assert held_by(client, leaving) == node(3)
+
+
+def test_etcd_down_at_the_start_is_waited_for(
+    own_etcd: EtcdServer, connect: Callable[..., EtcdClient]
+) -> None:
+    put_config(connect(own_etcd))
+    own_etcd.kill()
+    session = Node(connect(own_etcd), lambda _: node(1))
+    try:
+        assert "no etcd answers" in session.next(Waiting).reason
+        own_etcd.restart()
+        assert session.next(Acquired).lease.subnet.fits(CONFIG)
+    finally:
+        session.session.stop()
