@@ -279,6 +279,8 @@ class Supervisor:
         }
         changes |= dict.fromkeys(map(Prefix.parse, delete))
         if self._fib is None:
+            if self._pending is not None:
+                self._pending.close()
             self._pending = self._make_fib(Capacity())
             memory = FibMemory(shm.map_writable(self._pending.fd), Capacity())
             self._pending.writer = FibWriter(
