@@ -109,7 +109,7 @@ class Agent:
         self, address: str, port: int, flows: int, payload_bytes: int, trial: int, most: int
     ) -> rpc.Reply:
         """Begins to count; `most`: numbers are below it."""
-        train = generator.make_train(payload_bytes)
+        train = generator.make_train(generator.PAYLOAD_MAX)  # to see what is too long
         seen, highest = np.zeros(most, np.uint8), np.full(flows, -1, np.int64)
         tally, scratch = np.zeros(5, np.int64), np.zeros(2, np.int64)
 
@@ -195,9 +195,22 @@ def main(path: Path) -> None:
         listener.setblocking(True)
         client, _ = listener.accept()
     with client:
-        while rpc.serve_one(client, agent.handlers):
+        handlers = {op: refusing(handler) for op, handler in agent.handlers.items()}
+        while rpc.serve_one(client, handlers):
             pass
     agent.quiet()
+
+
+def refusing(handler: Callable[..., rpc.Reply]) -> Callable[..., rpc.Reply]:
+    """What the kernel refuses the agent, such as a network that is down, is its answer."""
+
+    def answer(**arguments: Any) -> rpc.Reply:
+        try:
+            return handler(**arguments)
+        except OSError as error:
+            raise AgentError(f"{handler.__name__}: {error.strerror}") from error
+
+    return answer
 
 
 class AgentClient(rpc.RpcClient):
@@ -213,24 +226,24 @@ class AgentClient(rpc.RpcClient):
         return self.call(op, **arguments)[0]
 
 
-def start_agent(pod: Namespace, directory: Path) -> subprocess.Popen[bytes]:
-    """Returns at once; the agent's files are in `directory`, by the pod's name."""
-    argv = [sys.executable, "-m", "perf.agent", str(directory / f"{pod.name}.sock")]
-    with (directory / f"{pod.name}.log").open("wb") as log:
+def start_agent(pod: Namespace, path: Path) -> subprocess.Popen[bytes]:
+    """Returns at once; the agent's files are `path` with suffixes."""
+    argv = [sys.executable, "-m", "perf.agent", str(path.with_suffix(".sock"))]
+    with path.with_suffix(".log").open("wb") as log:
         return pod.popen(argv, stdout=log, stderr=subprocess.STDOUT, cwd=PACKAGES_DIR)
 
 
-def connect_agent(pod: Namespace, process: subprocess.Popen[bytes], directory: Path) -> AgentClient:
+def connect_agent(pod: Namespace, process: subprocess.Popen[bytes], path: Path) -> AgentClient:
     """Waits until it has compiled.  Raises NodeFailed."""
 
     def connect() -> AgentClient | None:
         try:
-            return AgentClient(directory / f"{pod.name}.sock")
+            return AgentClient(path.with_suffix(".sock"))
         except AgentError:
             return None
 
-    log_path = directory / f"{pod.name}.log"
-    return wait_for(connect, process, f"the agent in {pod.name}", log_path, START_S)
+    name = f"the agent in {pod.name}"
+    return wait_for(connect, process, name, path.with_suffix(".log"), START_S)
 
 
 if __name__ == "__main__":

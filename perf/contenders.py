@@ -67,11 +67,10 @@ class Pair:
     def agents(self) -> tuple[AgentClient, AgentClient]:
         """The processes in the pods, near and far; they start when first asked for."""
         if not self._agents:
-            pods = (self.near, self.far)
-            started = [start_agent(pod, self.directory) for pod in pods]
+            pods = {self.directory / "near": self.near, self.directory / "far": self.far}
+            started = {path: start_agent(pod, path) for path, pod in pods.items()}
             self._agents = [
-                connect_agent(pod, process, self.directory)
-                for pod, process in zip(pods, started, strict=True)
+                connect_agent(pods[path], process, path) for path, process in started.items()
             ]
         return self._agents[0], self._agents[1]
 
@@ -143,18 +142,18 @@ class Loden:
     """So many routes on the near host, all of FAR_NETWORK, lead to the far one."""
 
     def __call__(self, topology: Topology, directory: Path) -> dict[str, Any]:
-        started = [self._start(host, directory) for host in topology.hosts]
+        # Short names: the address of a Unix socket has at most 108 bytes.
+        directories = [directory / f"host{number}" for number in range(len(topology.hosts))]
+        started = list(map(self._start, topology.hosts, directories))
         offloads = {}
         for number, process in enumerate(started):
-            client = connect_forwarder(topology.hosts[number], process, directory)
-            with client:
+            with connect_forwarder(topology.hosts[number], process, directories[number]) as client:
                 offloads = self._set_up(topology, number, client)
         return {"loden": {"command line": " ".join(self.options), **offloads}}
 
-    def _start(self, host: Host, directory: Path) -> subprocess.Popen[bytes]:
-        run_dir = directory / host.name
+    def _start(self, host: Host, run_dir: Path) -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-m", "forwarder", "--run-dir", str(run_dir), *self.options]
-        with (directory / f"{host.name}.log").open("wb") as log:
+        with run_dir.with_suffix(".log").open("wb") as log:
             return host.popen(argv, stdout=log, stderr=subprocess.STDOUT, cwd=PACKAGES_DIR)
 
     def _set_up(self, topology: Topology, number: int, client: ForwarderClient) -> dict[str, str]:
@@ -201,22 +200,20 @@ class Loden:
 
 
 def connect_forwarder(
-    host: Host, process: subprocess.Popen[bytes], directory: Path
+    host: Host, process: subprocess.Popen[bytes], run_dir: Path
 ) -> ForwarderClient:
-    """Waits until it has compiled.  Raises NodeFailed."""
+    """The first request is answered when it has compiled.  Raises NodeFailed."""
 
     def connect() -> ForwarderClient | None:
         try:
-            client = ForwarderClient(directory / host.name)
-            client.hello()
+            return ForwarderClient(run_dir, START_S)
         except ForwarderError as error:
             if error.retryable:
                 return None
             raise
-        return client
 
-    log_path = directory / f"{host.name}.log"
-    return wait_for(connect, process, f"the forwarder on {host.name}", log_path, START_S)
+    name = f"the forwarder on {host.name}"
+    return wait_for(connect, process, name, run_dir.with_suffix(".log"), START_S)
 
 
 def write_routes(client: ForwarderClient, mac: bytes, routes: dict[Prefix, NextHop]) -> None:
@@ -228,11 +225,11 @@ def write_routes(client: ForwarderClient, mac: bytes, routes: dict[Prefix, NextH
 
 def split_network(network: IPv4Network, count: int, seed: int = 1) -> list[Prefix]:
     """`count` prefixes, none longer than /24, that divide the network; in random order."""
+    most = 1 << (24 - network.prefixlen)
+    if not 1 <= count <= most:
+        raise ValueError(f"count: {count} is not allowed; allowed: 1 to {most}")
     bits = count.bit_length() - 1
     short, halved = network.prefixlen + bits, count - (1 << bits)
-    if count < 1 or short + bool(halved) > 24:
-        most = 1 << (24 - network.prefixlen)
-        raise ValueError(f"count: {count} is not allowed; allowed: 1 to {most}")
     lengths = [short] * ((1 << bits) - halved) + [short + 1] * (2 * halved)
     addresses = np.cumsum([int(network.network_address), *(1 << (32 - n) for n in lengths)])
     order = np.random.default_rng(seed).permutation(count)

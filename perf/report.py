@@ -75,10 +75,16 @@ def besides_cell(results: Results, measure: Measure[Any], contender: str) -> str
     parts = [f"{name} {detail(name, value)}" for name, value in details.items()]
     for status in (Status.FAILED, Status.SKIPPED):
         count = sum(o.status is status for o in results.of(measure.name, contender))
-        reasons = "; ".join(results.reasons(measure.name, contender, status))
+        reasons = "; ".join(map(shortened, results.reasons(measure.name, contender, status)))
         if count:
             parts.append(f"**{status.value} × {count}**: {reasons}")
     return ", ".join(parts)
+
+
+def shortened(reason: str) -> str:
+    """On one line; of a log its end.  The JSON has it all."""
+    first, *rest = (line.strip() for line in reason.splitlines())
+    return f"{first} … {rest[-1]}" if rest else first
 
 
 def detail(name: str, value: float) -> str:
@@ -103,10 +109,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     for first, *rest in rows:
         shown.append(("" if first == before else first, *rest))
         before = first
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in shown]
-    columns = range(len(headings))
-    widths = [max(len(row[c]) for row in [list(headings), *cells]) for c in columns[:-1]] + [0]
-    lines = [list(headings), ["-" * max(3, width) for width in widths], *cells]
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in shown]
+    lines = [list(headings), ["---"] * len(headings), *cells]
+    *widths, _ = (max(len(line[column]) for line in lines) for column in range(len(headings)))
+    widths.append(3)  # the last column may be as long as it likes
+    lines[1] = ["-" * width for width in widths]
     return "\n".join(
         "| "
         + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
