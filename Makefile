@@ -7,11 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check fuzz clean prepared root
+.PHONY: help install demo bench test check fuzz clean prepared root
 
 help:
 	@echo "make install   .venv with loden in it, ready to run"
 	@echo "make demo      two hosts, one overlay: shown and measured (needs root)"
+	@echo "make bench     loden beside the kernel's vxlan, with a report (needs root)"
 	@echo "make test      all tests, namespaces and a real etcd included (needs root)"
 	@echo "make check     format, lint, types, then all tests"
 	@echo "make fuzz      malformed packets, for a minute"
@@ -21,6 +22,10 @@ install: $(VENV)/installed
 
 demo: root $(VENV)/installed
 	@$(BIN)/loden demo
+
+# OPTIONS: those of `python -m perf`, such as OPTIONS=--quick; the report goes to stdout.
+bench: root $(VENV)/installed
+	@$(BIN)/python -m perf $(OPTIONS)
 
 # What cannot be tested here is a failure and not a skip.
 test: root $(VENV)/installed-for-tests
