@@ -17,9 +17,6 @@ from typing import Any
 
 from perf.measure import Effort, Measure, NotHere, Outcome, Reading, Scene, Status
 
-BUILD_S = {"lookups": 3.0, "node": 8.0, "offloads": 14.0, "plain": 8.0, "routes": 12.0}
-"""About how long it takes to build a scene's sites; for the time left."""
-
 
 @dataclass
 class Watch:
@@ -45,24 +42,21 @@ def run(scenes: Sequence[Scene[Any]], effort: Effort, repeat: int, watch: Watch)
     for scene in scenes:
         with contextlib.ExitStack() as leaving:
             sites: dict[str, Any] = {}
-            refused: dict[str, Outcome] = {}
+            refused: dict[str, Exception] = {}
             for contender in contenders_of(scene):
                 watch.doing(f"{scene.name}: building {contender}")
                 try:
                     sites[contender] = leaving.enter_context(scene.sites[contender](effort))
                 except Exception as error:
-                    refused[contender] = no_reading("", contender, 0, error)
-            watch.done(build_s(scene))
+                    refused[contender] = error
+            watch.done(scene.build_s(effort))
             record.facts[scene.name] = {name: site.facts for name, site in sites.items()}
             for number, measure, contender in turns(scene, repeat):
                 watch.doing(f"{scene.name}: {measure.name}, {contender}, round {number + 1}")
                 if contender in sites:
                     outcome = take(measure, sites[contender], contender, number, effort)
                 else:
-                    why = refused[contender]
-                    outcome = Outcome(
-                        measure.name, contender, number, why.status, None, why.why_not
-                    )
+                    outcome = no_reading(measure.name, contender, number, refused[contender])
                 record.outcomes.append(outcome)
                 watch.done(measure.seconds(effort))
     return record
@@ -96,14 +90,10 @@ def no_reading(measure: str, contender: str, number: int, error: Exception) -> O
     return Outcome(measure, contender, number, status, None, str(error) or type(error).__name__)
 
 
-def build_s(scene: Scene[Any]) -> float:
-    """About how long its sites take to build."""
-    return BUILD_S.get(scene.name, 3.0) if contenders_of(scene) else 0.0
-
-
 def estimate_s(scenes: Sequence[Scene[Any]], effort: Effort, repeat: int) -> float:
     """About how long `run` will take."""
     return sum(
-        build_s(scene) + sum(measure.seconds(effort) for _, measure, _ in turns(scene, repeat))
+        scene.build_s(effort)
+        + sum(measure.seconds(effort) for _, measure, _ in turns(scene, repeat))
         for scene in scenes
     )

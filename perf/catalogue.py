@@ -120,6 +120,7 @@ OFFLOADS = Scene[Pair](
             targets=(Target("loden", 1.5, "kernel"), Target("loden-busy", 1.0, "kernel")),
         ),
     ),
+    build_s=lambda effort: 14.0,
 )
 
 PLAIN_NIC = Scene[Pair](
@@ -138,6 +139,7 @@ PLAIN_NIC = Scene[Pair](
             ("tcp4-plain", "TCP, four streams", pair_measures.tcp(streams=4)),
         )
     ),
+    build_s=lambda effort: 6.0,
 )
 
 ROUTES = Scene[Pair](
@@ -158,6 +160,7 @@ ROUTES = Scene[Pair](
             targets=at_least(0.95, "loden-many", "loden-ten"),
         ),
     ),
+    build_s=lambda effort: 6.0 + effort.routes * 35e-6,
 )
 
 LOOKUPS = Scene[Tables](
@@ -214,6 +217,7 @@ NODE = Scene[NodeSite](
             40,
         ),
     ),
+    build_s=lambda effort: 8.0,
 )
 
 SCENES: tuple[Scene[Any], ...] = (LOOKUPS, NODE, OFFLOADS, PLAIN_NIC, ROUTES)

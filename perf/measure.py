@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -102,14 +102,15 @@ class Scene(Generic[S]):
     sites: Mapping[str, Callable[[Effort], AbstractContextManager[S]]]
     """By contender."""
     measures: tuple[Measure[S], ...]
+    build_s: Callable[[Effort], float] = lambda effort: 3.0
+    """About how long it takes to build all sites; for the time left."""
 
     def narrowed(self, measures: tuple[str, ...], contenders: tuple[str, ...]) -> Scene[S]:
         """With these measures and contenders alone; none named: all."""
-        return Scene(
-            self.name,
-            self.title,
-            {n: site for n, site in self.sites.items() if not contenders or n in contenders},
-            tuple(m for m in self.measures if not measures or m.name in measures),
+        return replace(
+            self,
+            sites={n: s for n, s in self.sites.items() if not contenders or n in contenders},
+            measures=tuple(m for m in self.measures if not measures or m.name in measures),
         )
 
 
