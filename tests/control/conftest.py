@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import random
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,19 +15,32 @@ from pathlib import Path
 
 import pytest
 
-from control.embedded_etcd import EmbeddedEtcd
+from control.embedded_etcd import LOOPBACK, EmbeddedEtcd
 from control.etcd import EtcdClient
 from control.etcd_config import EtcdConfig
 
 _prefixes = itertools.count()
 
 
+def free_port() -> int:
+    """A port of loopback that nobody has, and that nobody is given while its server is down.
+
+    Below the range the kernel takes the ports of outgoing connections from (32768 and above).
+    """
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, random.randrange(20_000, 32_000)))
+            return int(probe.getsockname()[1])
+
+
 class EtcdServer(EmbeddedEtcd):
     """An etcd that can be treated badly: killed, stopped in its tracks, started again."""
 
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir, client_port=free_port(), peer_port=free_port())
+
     def restart(self) -> None:
         """Start again on the same ports and data."""
-        self._wanted_ports = self._ports
         self.start()
 
     def restart_empty(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from control.embedded_etcd import LOOPBACK
 from control.etcd import EtcdClient
 from control.etcd_config import EtcdConfig
 from control.etcd_types import EtcdError
-from tests.control.conftest import EtcdServer
+from tests.control.conftest import EtcdServer, free_port
 
 START_TIMEOUT_S = 60.0
 
@@ -65,7 +64,7 @@ class Member(EtcdServer):
     """One etcd of a cluster. Ports are settled before its peers must know them."""
 
     def __init__(self, directory: Path, name: str, *more: str) -> None:
-        super().__init__(directory, client_port=free_port(), peer_port=free_port())
+        super().__init__(directory)
         self.name = name
         self.initial_cluster = ""
         self._more = more
@@ -105,11 +104,6 @@ class Member(EtcdServer):
 
     def _wait_until_it_answers(self, deadline: float) -> None:
         """Not yet: without its peers a member has no leader."""
-
-
-def free_port() -> int:
-    with socket.create_server((LOOPBACK, 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 class EtcdCluster:
