@@ -20,7 +20,7 @@ SESSION_MARK = "LODEN_TEST_SESSION"
 """In the environment of every process the tests start, so that a stray one is known as ours."""
 
 TOOLS = {
-    "netns": ("ip", "ping", "iperf3", "ethtool", "tcpdump", "tshark"),
+    "netns": ("ip", "ping", "iperf3", "ethtool", "socat", "tcpdump", "tshark"),
     "etcd": ("etcd", "etcdctl"),
 }
 """The programs a test with this mark may use."""
