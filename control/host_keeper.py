@@ -33,6 +33,8 @@ class HostKeeper:
         if options.ip_masq:
             self._masquerade = Masquerade(options.device, node.networks_of(config), subnet.networks)
         self._extra: set[IPNetwork] = set()
+        self._vteps: dict[IPNetwork, IPAddress] = {}
+        self._refused: frozenset[IPNetwork] = frozenset()
         self._direct: dict[IPNetwork, IPAddress] = {}
 
     def follow_routes(self, changed: Mapping[IPNetwork, Route | None]) -> bool:
@@ -46,8 +48,10 @@ class HostKeeper:
         for prefix, route in changed.items():
             self._extra.discard(prefix)
             self._direct.pop(prefix, None)
+            self._vteps.pop(prefix, None)
             if route is None or route.kind is not Kind.REMOTE:
                 continue
+            self._vteps[prefix] = route.public_ip
             if node.needs_kernel_route(prefix, self.config, self.subnet):
                 self._extra.add(prefix)
             elif self.config.direct_routing and self._host.reaches_directly(route.public_ip):
@@ -59,7 +63,8 @@ class HostKeeper:
 
         Raises ControlError where trying again cannot help.
         """
-        wanted = node.host_state(self.config, self.subnet, mtu_bytes, self._extra, self._direct)
+        extra = self._extra - self._would_loop()
+        wanted = node.host_state(self.config, self.subnet, mtu_bytes, extra, self._direct)
         try:
             for change in self._host.reconcile(wanted):
                 log.info("host: %s", change)
@@ -73,6 +78,17 @@ class HostKeeper:
             self.error = str(error)
         else:
             self.error = None
+
+    def _would_loop(self) -> frozenset[IPNetwork]:
+        """Prefixes that cover a VTEP: with such a route, tunnel packets would come back to us."""
+        vteps = set(self._vteps.values()) if self._extra else set()
+        refused = frozenset(
+            prefix for prefix in self._extra if any(vtep in prefix for vtep in vteps)
+        )
+        for prefix in sorted(refused - self._refused, key=str):
+            log.error("the route %s covers a node's own address: the host does not get it", prefix)
+        self._refused = refused
+        return refused
 
     def leave(self) -> None:
         """At a real end: takes back what is ours.  subnet.env stays, as flannel leaves it."""

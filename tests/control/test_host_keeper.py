@@ -123,3 +123,18 @@ def test_route_of_another_program_is_told_and_left(
         host.ip("route del 10.7.0.0/16 via 192.168.77.1")
     keeper.reconcile(1450)
     assert keeper.error is None
+
+
+def test_route_that_covers_a_vtep_is_kept_from_the_kernel(
+    host: Host, keeper: HostKeeper, device: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    everything, its_network, harmless = "0.0.0.0/0", "198.51.100.0/24", "203.0.113.0/24"
+    follow(keeper, route("10.7.2.0/24"), *map(route, (everything, its_network, harmless)))
+    for _ in range(2):
+        keeper.reconcile(1450)
+    assert keeper.error is None
+    routes = host.run(["ip", "route", "show", "dev", device]).stdout
+    assert harmless in routes
+    assert its_network not in routes
+    assert "default" not in routes
+    assert caplog.text.count("covers a node's own address") == 2  # each prefix once
