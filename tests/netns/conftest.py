@@ -1,4 +1,4 @@
-"""A cluster of loden nodes that the tests of whole nodes share."""
+"""A cluster of loden nodes, shared by the tests of one module."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.netns.nodes import Cluster, cluster_of
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Nodes 0 and 1, started at the same moment."""
     with cluster_of(3, tmp_path_factory.mktemp("cluster")) as cluster:
