@@ -66,20 +66,26 @@ def _nothing_is_left_behind() -> Iterator[None]:
 
 
 def stray_processes(mark: str) -> list[str]:
-    """Our children, and whatever else carries the session's mark: "pid: command line"."""
+    """Our children, and whatever else carries the session's mark: "pid: command line".
+
+    Not zombies: they have ended, and where we are a container's first process, orphans become
+    ours to collect.
+    """
     entry = f"{SESSION_MARK}={mark}".encode()
     strays = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            is_child = _parent_of(process) == os.getpid()
-            if is_child or entry in (process / "environ").read_bytes().split(b"\0"):
+            state, parent = _state_and_parent(process)
+            environment = (process / "environ").read_bytes().split(b"\0")
+            if state != "Z" and (parent == os.getpid() or entry in environment):
                 command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                strays.append(f"{process.name}: {command or 'a zombie'}")
+                strays.append(f"{process.name}: {command}")
         except OSError:
             continue  # it ended meanwhile, or is somebody else's
     return strays
 
 
-def _parent_of(process: Path) -> int:
-    # proc(5): the fourth field; the second, in parentheses, may contain anything.
-    return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+def _state_and_parent(process: Path) -> tuple[str, int]:
+    # proc(5): the third and fourth field; the second, in parentheses, may contain anything.
+    state, parent = (process / "stat").read_text().rpartition(")")[2].split()[:2]
+    return state, int(parent)
