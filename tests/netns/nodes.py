@@ -291,12 +291,13 @@ def _is_alive(pid: int) -> bool:
 class Cluster:
     """Hosts, an etcd on the last one, and a node on each of the others."""
 
-    def __init__(self, topology: Topology, directory: Path) -> None:
+    def __init__(self, topology: Topology, directory: Path, etcd_urls: str | None = None) -> None:
+        """`etcd_urls`: what the nodes are given, if it is not this one etcd."""
         self.topology = topology
         *hosts, last = topology.hosts
         self.etcd = KillableEtcd(last, directory / "etcd")
         self.nodes = [
-            LodenNode(host, directory / f"node{number}", self.etcd.url)
+            LodenNode(host, directory / f"node{number}", etcd_urls or self.etcd.url)
             for number, host in enumerate(hosts)
         ]
 
@@ -350,14 +351,15 @@ class SteadyPing:
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
         output = self._process.communicate(timeout=10)[0].decode()
-        counts = re.search(r"(\d+) packets transmitted, (\d+) received", output)
-        assert counts, output[-500:]
-        self.sent, self.received = map(int, counts.groups())
+        answered = {int(number) for number in re.findall(r"bytes from .* icmp_seq=(\d+)", output)}
+        assert answered, output[-500:]
+        assert "(DUP!)" not in output
+        # The last ones may still have been on their way when ping was told to end.
+        self.sent, self.received = max(answered) - min(answered) + 1, len(answered)
 
     @property
     def lost(self) -> int:
-        """The last one may still have been on its way when ping was told to end."""
-        return max(0, self.sent - self.received - 1)
+        return self.sent - self.received
 
 
 def reaches(source: Pod, destination: Pod) -> bool:

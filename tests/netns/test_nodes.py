@@ -94,7 +94,7 @@ def test_control_killed_comes_back_and_no_packet_is_lost(cluster: Cluster) -> No
     with SteadyPing(first.pod(), peer) as steady:
         first.kill("control")
         wait_for(lambda: first.pid_of("control") not in (0, killed) and first.is_ready(), "control")
-        time.sleep(0.3)  # pings after the new one has moved the workers to its own FIB
+        time.sleep(0.6)  # pings after the new one has moved the workers to its own FIB
     assert steady.lost == 0
     assert steady.sent > 50
 
