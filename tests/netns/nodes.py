@@ -337,20 +337,21 @@ class SteadyPing:
         self._source, self._address = source, address
         self.sent = self.received = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._begun = b""
 
     def __enter__(self) -> SteadyPing:
         argv = ["ping", "-n", "-i", "0.01", "-W", "1", str(self._address)]
         self._process = self._source.popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), True)
-        self._process.stdout.readline()  # "PING ...": it has begun
-        self._process.stdout.readline()
+        # "PING ..." and the first answer: it has begun.
+        self._begun = self._process.stdout.readline() + self._process.stdout.readline()
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
-        output = self._process.communicate(timeout=10)[0].decode()
+        output = (self._begun + self._process.communicate(timeout=10)[0]).decode()
         answered = {int(number) for number in re.findall(r"bytes from .* icmp_seq=(\d+)", output)}
         assert answered, output[-500:]
         assert "(DUP!)" not in output
