@@ -74,6 +74,27 @@ class Target:
     limit: float
     than: str | None = None
     """The other; the ratio is taken pair by pair, within each round."""
+    of: str | None = None
+    """The measure that `than` is taken from, where it is another one than the target's own."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a plot shows: measures of one unit that differ in a single number, x."""
+
+    name: str
+    """--only takes it, for all of its measures."""
+    title: str
+    x_name: str
+    x_unit: str = ""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a measure stands on a curve."""
+
+    curve: Curve
+    x: float
 
 
 @dataclass(frozen=True)
@@ -89,6 +110,8 @@ class Measure(Generic[S]):
     reference: str | None = "kernel"
     """The contender the others are shown as a ratio to."""
     targets: tuple[Target, ...] = ()
+    points: tuple[Point, ...] = ()
+    """On each curve that it is part of."""
 
     def meets(self, target: Target, figure: float) -> bool:
         """`figure`: the value, or the ratio when the target names another contender."""

@@ -65,6 +65,7 @@ def ratio_cell(results: Results, measure: Measure[Any], contender: str) -> str:
 def target_cell(results: Results, measure: Measure[Any], target: Target) -> str:
     bound = "≥" if measure.more_is_better else "≤"
     limit = f"{bound} {target.limit:g}" + (f" × {target.than}" if target.than else "")
+    limit += f" at {target.of}" if target.of else ""
     verdict = {True: "met", False: "**missed**", None: "**no figure**"}
     return f"{limit}: {verdict[results.is_met(measure, target)]}"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from perf.measure import Effort, Measure, Outcome, Scene, Status, Target
+from perf.measure import Curve, Effort, Measure, Outcome, Scene, Status, Target
 
 FORMAT = 1
 """Of the JSON; another one is another number."""
@@ -47,9 +47,14 @@ class Results:
     def spread(self, measure: str, contender: str) -> Spread | None:
         return Spread.of(list(self.values(measure, contender).values()))
 
-    def ratio(self, measure: str, contender: str, than: str) -> Spread | None:
-        """Of the two values of each round in which both were measured."""
-        ours, theirs = self.values(measure, contender), self.values(measure, than)
+    def ratio(
+        self, measure: str, contender: str, than: str, of: str | None = None
+    ) -> Spread | None:
+        """Of the two values of each round in which both were measured.
+
+        `of`: the measure that the other's value is taken from; None: the same.
+        """
+        ours, theirs = self.values(measure, contender), self.values(of or measure, than)
         return Spread.of([ours[number] / theirs[number] for number in ours if number in theirs])
 
     def details(self, measure: str, contender: str) -> dict[str, float]:
@@ -68,11 +73,20 @@ class Results:
         if target.than is None:
             figure = self.spread(measure.name, target.contender)
         else:
-            figure = self.ratio(measure.name, target.contender, target.than)
+            figure = self.ratio(measure.name, target.contender, target.than, target.of)
         return None if figure is None else measure.meets(target, figure.median)
 
     def failures(self) -> int:
         return sum(outcome.status is Status.FAILED for outcome in self.outcomes)
+
+
+def curves_of(scenes: Sequence[Scene[Any]]) -> dict[Curve, list[tuple[float, Measure[Any]]]]:
+    """The measures of each curve, with their x, in its order."""
+    curves: dict[Curve, list[tuple[float, Measure[Any]]]] = {}
+    for measure in (measure for scene in scenes for measure in scene.measures):
+        for point in measure.points:
+            curves.setdefault(point.curve, []).append((point.x, measure))
+    return {curve: sorted(found, key=lambda pair: pair[0]) for curve, found in curves.items()}
 
 
 def to_json(
@@ -86,6 +100,10 @@ def to_json(
         "format": FORMAT,
         **about,
         "effort": asdict(effort),
+        "curves": {
+            curve.name: {"title": curve.title, "x_name": curve.x_name, "x_unit": curve.x_unit}
+            for curve in curves_of(scenes)
+        },
         "measures": {
             measure.name: {
                 "title": measure.title,
@@ -97,6 +115,7 @@ def to_json(
                     {**asdict(target), "met": results.is_met(measure, target)}
                     for target in measure.targets
                 ],
+                "points": [{"curve": p.curve.name, "x": p.x} for p in measure.points],
             }
             for scene in scenes
             for measure in scene.measures

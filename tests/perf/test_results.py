@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from perf.measure import QUICK, Effort, Measure, Outcome, Reading, Scene, Status, Target
+from perf.measure import (
+    QUICK,
+    Curve,
+    Effort,
+    Measure,
+    Outcome,
+    Point,
+    Reading,
+    Scene,
+    Status,
+    Target,
+)
 from perf.measure import Site as AnySite
-from perf.results import Results, Spread, to_json
+from perf.results import Results, Spread, curves_of, to_json
 
 
 def measured(contender: str, *values: float | None) -> list[Outcome]:
@@ -89,6 +101,35 @@ def test_target_is_met_by_the_median(target: Target, more_is_better: bool, met: 
     assert results.is_met(measure, target) is met
 
 
+def test_target_may_be_set_against_another_measure() -> None:
+    uphill = [replace(outcome, measure="uphill") for outcome in measured("ours", 3, 2)]
+    results = Results(measured("ours", 4, 4) + uphill)
+    measure, target = replace(speed(), name="uphill"), Target("ours", 0.6, "ours", of="speed")
+
+    assert results.ratio("uphill", "ours", "ours", of="speed") == Spread(0.625, 0.5, 0.75, 2)
+    assert results.is_met(measure, target) is True
+
+
+def test_curve_has_its_measures_in_order() -> None:
+    slope, wind = Curve("slope", "speed on slopes", "slope", "%"), Curve("wind", "in wind", "wind")
+    flat = replace(speed(), name="flat", points=(Point(slope, 0), Point(wind, 0)))
+    steep = replace(speed(), name="steep", points=(Point(slope, 20),))
+    hill = replace(speed(), name="hill", points=(Point(slope, 5),))
+    scenes = [Scene[AnySite]("road", "", {}, (steep, flat)), Scene[AnySite]("up", "", {}, (hill,))]
+
+    assert curves_of(scenes) == {slope: [(0, flat), (5, hill), (20, steep)], wind: [(0, flat)]}
+    written = to_json(Results([]), scenes, QUICK, {})
+    assert written["curves"]["slope"] == {
+        "title": "speed on slopes",
+        "x_name": "slope",
+        "x_unit": "%",
+    }
+    assert written["measures"]["flat"]["points"] == [
+        {"curve": "slope", "x": 0},
+        {"curve": "wind", "x": 0},
+    ]
+
+
 def test_details_are_medians_too() -> None:
     assert Results(measured("ours", 1, 1, 1)).details("speed", "ours") == {"lost": 1}
 
@@ -103,7 +144,7 @@ def test_json_has_every_reading_and_the_reasons_for_the_missing() -> None:
     assert written["machine"] == {"cpus": 2}
     assert written["effort"]["tcp_s"] == 1
     assert written["measures"]["speed"]["targets"] == [
-        {"contender": "ours", "limit": 2.0, "than": "theirs", "met": True}
+        {"contender": "ours", "limit": 2.0, "than": "theirs", "of": None, "met": True}
     ]
     first, second, *_ = written["outcomes"]
     assert (first["status"], first["value"], first["details"]) == ("measured", 4, {"lost": 0})
