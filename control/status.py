@@ -108,7 +108,8 @@ def gather(run_dir: Path) -> dict[str, Any]:
     try:
         with ForwarderClient(run_dir, STATUS_TIMEOUT_S) as forwarder:
             stats = forwarder.stats()
-        status |= {name: stats[name] for name in ("offloads", "totals", "drops", "drop_help")}
+        from_forwarder = ("offloads", "path_mtus", "totals", "drops", "drop_help")
+        status |= {name: stats[name] for name in from_forwarder}
         status["workers"] = stats["per_worker"]
     except RpcError as error:
         missing.append(error)
@@ -185,3 +186,7 @@ def _add_forwarder(grid: Table, status: dict[str, Any]) -> None:
         grid.add_row(f"worker {worker['cpu']}", f"CPU {worker['cpu']}, {condition}{restarts}")
     offloads = ", ".join(f"{name} {state}" for name, state in status["offloads"].items())
     grid.add_row("offloads", offloads)
+    if limits := status["path_mtus"]:
+        said = ", ".join(f"{limit} bytes to {peer}" for peer, limit in list(limits.items())[:8])
+        more = f" and {len(limits) - 8} more nodes" if len(limits) > 8 else ""
+        grid.add_row("narrow ways", f"pods' packets of at most {said}{more}")

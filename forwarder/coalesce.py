@@ -24,13 +24,13 @@ from forwarder.wire.ip import (
     L4_TCP,
     TCP_ACK,
     TCP_CHECKSUM_AT,
-    TCP_DATA_OFFSET_AT,
     TCP_FLAGS_AT,
     TCP_PSH,
     TCP_SEQUENCE_AT,
     UDP_BYTES,
     UDP_CHECKSUM_AT,
     UDP_LENGTH_AT,
+    headers_length,
     load16,
     load32,
 )
@@ -72,12 +72,10 @@ def coalesce(batch: Inbound, frames: Int, mtu_bytes: Int) -> Int:
 @kernel
 def header_length(batch: Inbound, frame: Int) -> Int:
     """Bytes of IP and transport header; of an opaque packet, of the IP header."""
-    if batch.kind[frame] == L4_TCP:
-        at = batch.start[frame] + batch.transport[frame] + TCP_DATA_OFFSET_AT
-        return batch.transport[frame] + (np.int64(batch.data[at]) >> 4) * 4
-    if batch.kind[frame] == L4_OPAQUE:
-        return batch.transport[frame]
-    return batch.transport[frame] + UDP_BYTES
+    kind, transport = batch.kind[frame], batch.transport[frame]
+    if kind == L4_OPAQUE:
+        return transport
+    return headers_length(batch.data, batch.start[frame], kind, transport)
 
 
 @kernel

@@ -130,10 +130,11 @@ class Crew:
         if self._duty is not None:  # it reads nothing any more: do not make the writer wait
             self._duty.counters.rows[member.index, Total.GENERATION_SEEN] = IDLE
 
-    def seconds_to_next_respawn(self) -> float | None:
-        """How long the forwarder may sleep; None: nothing is due."""
+    @property
+    def respawn_at(self) -> float | None:
+        """When `replace_dead` has something to do, by time.monotonic(); None: nothing is due."""
         due = [member.respawn_at for member in self.members if member.respawn_at is not None]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        return min(due) if due else None
 
     def describe(self, rows: Any) -> list[dict[str, Any]]:
         """The state of each worker for `stats`; `rows` as in Counters."""

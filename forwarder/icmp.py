@@ -13,6 +13,8 @@ from forwarder.batch import Outbound
 from forwarder.counters import Drop, Total
 from forwarder.jit import kernel
 from forwarder.libc import monotonic_ns
+from forwarder.path_mtu import mtu_towards
+from forwarder.tunnel import Tunnel
 from forwarder.wire.checksum import ones_sum, pseudo_sum, set_ipv4_checksum
 from forwarder.wire.ip import (
     IPV4_BYTES,
@@ -58,7 +60,7 @@ BURST = 50
 
 
 @kernel
-def answer(tun_fd: Int, batch: Outbound, packets: Int, mtu_bytes: Int, row: Longs) -> None:
+def answer(tunnel: Tunnel, batch: Outbound, packets: Int, row: Longs) -> None:
     """Tells the senders of packets that had no route, were forbidden, or were too big."""
     for i in range(packets):
         reason = batch.reason[i]
@@ -67,14 +69,16 @@ def answer(tun_fd: Int, batch: Outbound, packets: Int, mtu_bytes: Int, row: Long
         data, start, length = batch.data, batch.start[i], batch.length[i]
         if not may_be_answered(data, start, length) or not take_token(batch.limiter):
             continue
-        if data[start] >> 4 == 4:
+        version = data[start] >> 4
+        mtu_bytes = mtu_towards(tunnel, batch.adjacency[i], version)
+        if version == 4:
             total = write_ipv4(batch.answer, data, start, length, reason, mtu_bytes)
         else:
             total = write_ipv6(batch.answer, data, start, length, reason, mtu_bytes)
         iovecs = batch.iovecs
         iovecs[0, 0] = np.int64(batch.answer.ctypes.data)
         iovecs[0, 1] = VNET_BYTES + total
-        if tun.write_packet(tun_fd, iovecs, 1) == Drop.NONE:
+        if tun.write_packet(tunnel.tun_fd, iovecs, 1) == Drop.NONE:
             row[Total.ICMP_SENT] += 1
 
 

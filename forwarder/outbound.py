@@ -28,6 +28,7 @@ from forwarder.fib.layout import KIND_AT, NO_ADJACENCY, SOCKADDR_AT, FibView, Ki
 from forwarder.fib.lookup import AF_INET6, lookup_packet
 from forwarder.histogram import bucket_of
 from forwarder.jit import kernel
+from forwarder.path_mtu import mtu_towards
 from forwarder.tunnel import Tunnel
 from forwarder.wire.checksum import finish_partial
 from forwarder.wire.ip import (
@@ -37,6 +38,7 @@ from forwarder.wire.ip import (
     IPV6_DESTINATION_AT,
     find_transport,
     flow_hash,
+    headers_length,
     ip_length,
     load16,
 )
@@ -58,7 +60,7 @@ def turn(tunnel: Tunnel, batch: Outbound, fib: FibView, counters: CounterRow) ->
         return packets
     row[OUT_BATCHES_AT + bucket_of(packets)] += 1
     parse(batch, packets)
-    route(batch, packets, fib, tunnel.mtu_bytes)
+    route(batch, packets, fib, tunnel)
     done: Int = np.int64(0)
     while done < packets:  # mostly once
         end = choose_whole(tunnel, batch, done, packets, fib)
@@ -69,7 +71,7 @@ def turn(tunnel: Tunnel, batch: Outbound, fib: FibView, counters: CounterRow) ->
         udp.send(tunnel, batch, messages, row)
         done = after
     count(batch, packets, counters)
-    icmp.answer(tunnel.tun_fd, batch, packets, tunnel.mtu_bytes, row)
+    icmp.answer(tunnel, batch, packets, row)
     return packets
 
 
@@ -93,7 +95,7 @@ def parse(batch: Outbound, packets: Int) -> None:
 
 
 @kernel
-def route(batch: Outbound, packets: Int, fib: FibView, mtu_bytes: Int) -> None:
+def route(batch: Outbound, packets: Int, fib: FibView, tunnel: Tunnel) -> None:
     """Looks up each packet's destination: an adjacency, or the reason to drop it."""
     for i in range(packets):
         if batch.reason[i] != Drop.NONE:
@@ -111,11 +113,21 @@ def route(batch: Outbound, packets: Int, fib: FibView, mtu_bytes: Int) -> None:
         elif kind == Kind.BLACKHOLE:
             batch.reason[i] = Drop.BLACKHOLE
         elif (
-            batch.gso_type[i] == GSO_NONE
-            and batch.length[i] > mtu_bytes  # somebody raised the device's MTU
+            batch.length[i] > mtu_towards(tunnel, adjacency, version)
+            and length_on_the_way(batch, i) > mtu_towards(tunnel, adjacency, version)
             and not may_be_fragmented(batch.data, start)
         ):
             batch.reason[i] = Drop.TOO_BIG
+
+
+@kernel
+def length_on_the_way(batch: Outbound, packet: Int) -> Int:
+    """The length of an inner packet, of a superpacket that of its largest segment."""
+    if batch.gso_type[packet] == GSO_NONE:
+        return batch.length[packet]
+    transport = batch.transport[packet]
+    headers = headers_length(batch.data, batch.start[packet], batch.kind[packet], transport)
+    return min(headers + batch.gso_size[packet], batch.length[packet])
 
 
 @kernel

@@ -32,6 +32,7 @@ from forwarder.fib.layout import Capacity, FibMemory
 from forwarder.fib.listing import list_routes
 from forwarder.fib.routes import NextHop, Prefix, next_hop_from_wire, next_hop_to_wire
 from forwarder.fib.writer import FibFull, FibWriter
+from forwarder.path_mtu import REFRESH_S, PathMtus
 from forwarder.rpc import Reply
 from forwarder.tunnel import Tunnel
 
@@ -49,6 +50,7 @@ class _Fib:
     memory: FibMemory
     """Mapped read-only; the workers inherit this map, and no descriptor to make another."""
     counters: Counters
+    path_mtus: PathMtus
     writer: FibWriter | None = None
     """Set when the forwarder writes the routes itself."""
 
@@ -85,6 +87,7 @@ class Supervisor:
         self._tap: list[pytun.TunTapDevice] | None = None
         self._tunnel_gso_state = "not tried yet" if options.tunnel_gso else SWITCHED_OFF
         self._stopping = False
+        self._refresh_at = 0.0
         self._handlers: dict[str, Callable[..., Reply]] = {
             "hello": self.hello,
             "configure": self.configure,
@@ -134,7 +137,7 @@ class Supervisor:
         selector.register(listener, selectors.EVENT_READ)
         selector.register(signals, selectors.EVENT_READ)
         while not self._stopping:
-            for key, _ in selector.select(self._crew.seconds_to_next_respawn()):
+            for key, _ in selector.select(self._seconds_to_next_task()):
                 ready = key.fileobj
                 assert isinstance(ready, socket.socket)
                 if ready is listener:
@@ -146,7 +149,27 @@ class Supervisor:
                     selector.unregister(ready)
                     ready.close()
             self._crew.replace_dead()
+            self._refresh_path_mtus()
         selector.close()
+
+    def _seconds_to_next_task(self) -> float | None:
+        """None: nothing is due until somebody asks for something."""
+        if self._fib is None:
+            return None
+        due = min(self._refresh_at, self._crew.respawn_at or self._refresh_at)
+        return max(0.0, due - time.monotonic())
+
+    def _refresh_path_mtus(self) -> None:
+        """Has the workers know what fits the way to the peers they send to."""
+        if self._fib is None or self.config is None or time.monotonic() < self._refresh_at:
+            return
+        self._refresh_at = time.monotonic() + REFRESH_S
+        config = self.config
+        changed = self._fib.path_mtus.refresh(config.addresses, config.mtu_bytes)
+        if changed:
+            said = [f"{limit or 'no limit'} to {peer}" for peer, limit in changed.items()]
+            more = f" and {len(said) - 8} more peers" if len(said) > 8 else ""
+            log.info("bytes of the largest inner packet: %s%s", ", ".join(said[:8]), more)
 
     # ---- requests -------------------------------------------------------------------------------
 
@@ -255,7 +278,7 @@ class Supervisor:
         memory = FibMemory(shm.map_readonly(readonly), capacity)
         os.close(readonly)
         counters = Counters(self._rows, shm.map_writable(per_peer_fd), workers)
-        return _Fib(fd, per_peer_fd, memory, counters)
+        return _Fib(fd, per_peer_fd, memory, counters, PathMtus(memory, counters.per_peer))
 
     def activate(self) -> Reply:
         """Moves the workers to the FIB handed out last."""
@@ -311,6 +334,7 @@ class Supervisor:
         return {
             **self.hello()[0],
             "offloads": self._offloads(),
+            "path_mtus": self._fib.path_mtus.limits() if self._fib else {},
             "totals": counters.totals(),
             "drops": counters.drops(),
             "drop_help": {drop.name.lower(): drop.sentence for drop in Drop if drop},
@@ -341,6 +365,7 @@ class Supervisor:
 
     def _tunnel(self, index: int) -> Tunnel:
         assert self.config is not None
+        assert self._fib is not None
         assert self._device is not None
         group = self._sockets[index]
         lanes = [*group.lanes[0], *group.lanes[1]]
@@ -353,6 +378,7 @@ class Supervisor:
             vni=self.config.vni,
             mac=np.frombuffer(bytearray(self.config.mac), np.uint8),
             mtu_bytes=self.config.mtu_bytes,
+            path_mtu=self._fib.path_mtus.column,
             udp_gso=self._udp_gso,
             tap_fd=self._tap[index].fileno() if self._tap else -1,
             templates=tunnel_gso.make_templates(tap_mac, self.config.addresses),

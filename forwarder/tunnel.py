@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from forwarder.arrays import Bytes, Longs
+from forwarder.arrays import Bytes, Longs, Words
 
 
 class Tunnel(NamedTuple):
@@ -23,6 +23,8 @@ class Tunnel(NamedTuple):
     """Our VTEP's MAC, uint8[6]."""
     mtu_bytes: int
     """MTU of the overlay device: the largest inner packet."""
+    path_mtu: Words
+    """uint32 per adjacency: a smaller limit towards that peer, 0: none; see path_mtu.py."""
     udp_gso: Longs
     """int64[1]: 1 while UDP_SEGMENT is used; set to 0 for good when the kernel refuses it."""
     tap_fd: int

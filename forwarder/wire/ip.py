@@ -190,6 +190,14 @@ def find_transport(data: Bytes, start: Int, length: Int) -> tuple[Int, Int, Int]
 
 
 @kernel
+def headers_length(data: Bytes, start: Int, kind: Int, transport: Int) -> Int:
+    """Bytes of IP and transport header of a TCP or UDP packet, as `find_transport` found them."""
+    if kind != L4_TCP:
+        return np.int64(transport + UDP_BYTES)
+    return transport + (np.int64(data[start + transport + TCP_DATA_OFFSET_AT]) >> 4) * 4
+
+
+@kernel
 def ip_length(data: Bytes, start: Int, available: Int) -> Int:
     """The length in bytes an IP packet claims for itself, or 0 when its header is not sound.
 

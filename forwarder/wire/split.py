@@ -26,9 +26,9 @@ from forwarder.wire.ip import (
     TCP_FLAGS_AT,
     TCP_PSH,
     TCP_SEQUENCE_AT,
-    UDP_BYTES,
     UDP_CHECKSUM_AT,
     UDP_LENGTH_AT,
+    headers_length,
     load16,
     load32,
     store16,
@@ -44,11 +44,9 @@ def segment_count(
 
     (0, 0) when it is no sound superpacket: neither TCP nor UDP, no size, or no payload.
     """
-    header_bytes: Int = transport + UDP_BYTES
-    if kind == L4_TCP:
-        header_bytes = transport + (np.int64(data[start + transport + TCP_DATA_OFFSET_AT]) >> 4) * 4
-    elif kind != L4_UDP:
+    if kind != L4_TCP and kind != L4_UDP:
         return np.int64(0), np.int64(0)
+    header_bytes = headers_length(data, start, kind, transport)
     if size == 0 or header_bytes >= length:
         return np.int64(0), np.int64(0)
     return -(-(length - header_bytes) // size), header_bytes
@@ -71,9 +69,7 @@ def split(
     Segment k carries payload bytes k * size to (k + 1) * size, the last what is left.
     """
     is_tcp = kind == L4_TCP
-    header_bytes: Int = transport + UDP_BYTES
-    if is_tcp:
-        header_bytes = transport + np.int64(data[start + transport + TCP_DATA_OFFSET_AT] >> 4) * 4
+    header_bytes = headers_length(data, start, kind, transport)
     ipv4 = data[start] >> 4 == 4
     ip_sum, id0 = _common_ip_sum(data, start, transport, ipv4)
     transport_sum = _common_transport_sum(data, start, transport, header_bytes, is_tcp)

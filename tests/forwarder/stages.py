@@ -6,7 +6,7 @@ kernel does it.
 
 import ctypes
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 from forwarder.batch import HEADROOM, MESSAGE_BYTES, OUT_BYTES, Inbound, Outbound
 from forwarder.coalesce import coalesce
 from forwarder.counters import Drop
-from forwarder.fib.layout import FibView
+from forwarder.fib.layout import Capacity, FibView
 from forwarder.fib.routes import IPAddress
 from forwarder.fib.writer import pack_sockaddr
 from forwarder.inbound import cut, decapsulate
@@ -43,8 +43,16 @@ def make_tunnel(
     mtu_bytes: int = MTU,
     udp_gso: bool = True,
     families: Sequence[int] = (4, 6),
+    path_mtu: Mapping[int, int] | None = None,
 ) -> Tunnel:
-    """A tunnel whose descriptors are none: no stage that thinks may use them."""
+    """A tunnel whose descriptors are none: no stage that thinks may use them.
+
+    `path_mtu`: adjacency row -> largest inner packet.
+    """
+    limits = np.zeros(Capacity().adjacencies, np.uint32)
+    for row, limit in (path_mtu or {}).items():
+        limits[row] = limit
+    limits.flags.writeable = False  # as the workers' map is
     own_ipv4, own_ipv6 = (ip_address(text) for text in OWN_ADDRESSES)
     lanes = [1000 + lane if family in families else -1 for family in (4, 6) for lane in range(4)]
     return Tunnel(
@@ -55,6 +63,7 @@ def make_tunnel(
         vni=VNI,
         mac=to_array(mac),
         mtu_bytes=mtu_bytes,
+        path_mtu=limits,
         udp_gso=np.array([udp_gso], np.int64),
         tap_fd=-1,
         templates=make_templates(TAP_MAC, (own_ipv4, own_ipv6)),
@@ -91,10 +100,13 @@ class Sent:
 def run_outbound(
     batch: Outbound, tunnel: Tunnel, fib: FibView, packets: Sequence[FromTun]
 ) -> tuple[list[Sent], list[Drop]]:
-    """The messages in the order they are sent, and each packet's drop reason."""
+    """The messages in the order they are sent, and each packet's drop reason.
+
+    The device's MTU limits nothing here; the tunnel's path MTUs do.
+    """
     put_packets(batch, packets)
     parse(batch, len(packets))
-    route(batch, len(packets), fib, 65535)
+    route(batch, len(packets), fib, tunnel._replace(mtu_bytes=65535))
     sent: list[Sent] = []
     done, flush = 0, 0
     while done < len(packets):

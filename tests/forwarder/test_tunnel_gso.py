@@ -21,7 +21,7 @@ from forwarder.tunnel_gso import (
 from forwarder.wire.virtio_net import GSO_TCPV4, GSO_TCPV6
 from tests.forwarder.fibs import PORT, VNI, Fib
 from tests.forwarder.packets import MAC_A, NET_B, NET_C, Flow, make_node
-from tests.forwarder.stages import MTU, OWN_ADDRESSES, TAP_MAC, FromTun, make_tunnel, put_packets
+from tests.forwarder.stages import OWN_ADDRESSES, TAP_MAC, FromTun, make_tunnel, put_packets
 from tests.forwarder.test_outbound import superpacket
 from tests.reference.checksum import ones_sum, pseudo_header
 
@@ -46,7 +46,7 @@ def test_frame_is_what_the_kernel_wants(
     packet = superpacket(flow.packet(bytes(3000)), 1370)
     put_packets(outbound_batch, [packet])
     parse(outbound_batch, 1)
-    route(outbound_batch, 1, node.view, MTU)
+    route(outbound_batch, 1, node.view, tunnel_with_tap())
     row = node.view.adjacencies[int(outbound_batch.adjacency[0])]
     start = int(outbound_batch.start[0])
     outbound_batch.data[start - 22 : start] = row[:22]
@@ -88,7 +88,7 @@ def test_frame_is_what_the_kernel_wants(
 def chosen(batch: Outbound, node: Fib, *packets: FromTun) -> tuple[int, list[int]]:
     put_packets(batch, packets)
     parse(batch, len(packets))
-    route(batch, len(packets), node.view, MTU)
+    route(batch, len(packets), node.view, tunnel_with_tap())
     end = choose_whole(tunnel_with_tap(), batch, 0, len(packets), node.view)
     return int(end), batch.whole[:end].tolist()
 

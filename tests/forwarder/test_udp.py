@@ -52,7 +52,7 @@ class Loop:
     def send(self, batch: Outbound, *packets: FromTun) -> list[int]:
         put_packets(batch, packets)
         parse(batch, len(packets))
-        route(batch, len(packets), self.fib.view, 65535)
+        route(batch, len(packets), self.fib.view, self.tunnel._replace(mtu_bytes=65535))
         batch.whole[:] = 0
         _, segments = encapsulate(batch, 0, len(packets), self.fib.view)
         messages = plan(batch, segments, self.fib.view, self.tunnel)

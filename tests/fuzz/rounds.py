@@ -145,7 +145,7 @@ class Fuzzer:
         count = len(packets)
         lengths = batch.length[:PACKETS].copy()
         parse(batch, count)
-        route(batch, count, view, MTU)
+        route(batch, count, view, tunnel)
         expect(invariants.check_parsed(batch, count, lengths))
         per_message = GSO_SEGMENTS if tunnel.udp_gso[0] else 1
         done = 0
