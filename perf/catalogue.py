@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from perf import lookup_speed, node_costs, pair_measures
-from perf.contenders import Connect, Loden, Pair, connect_bare, connect_kernel, pair_of
+from perf.contenders import connect_bare, connect_kernel
+from perf.loden_contender import Loden
 from perf.lookup_speed import Tables
 from perf.measure import Effort, Measure, Scene, Target
 from perf.node_costs import NodeSite
+from perf.pair import Connect, Pair, pair_of
 
 FEW_ROUTES = 10
 

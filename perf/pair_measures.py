@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
-from perf.contenders import FAR_NETWORK, Pair
+from perf.loden_contender import FAR_NETWORK
 from perf.measure import Effort, Reading
+from perf.pair import Pair
 from perf.rate_search import Trial, find_loss_free_rate, send_and_count
 from perf.traffic import MeasurementError, measure_tcp
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from perf import bench
-from perf.contenders import connect_bare, pair_of
+from perf.contenders import connect_bare
 from perf.measure import Effort, Measure, NotHere, Outcome, Reading, Scene, Status
+from perf.pair import pair_of
 from perf.pair_measures import tcp, udp
 from perf.results import Results
 from perf.topology import Topology

@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
-from itertools import pairwise
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from forwarder.fib.routes import Prefix
-from perf.contenders import MTU_BYTES, connect_bare, connect_kernel, pair_of, split_network
+from perf.contenders import (
+    WIREGUARD_SOCKETS,
+    connect_bare,
+    connect_kernel,
+    connect_nebula,
+    connect_wireguard_go,
+)
+from perf.measure import NotHere
+from perf.pair import MTU_BYTES, Connect, pair_of
 from perf.topology import Topology
 from perf.traffic import MeasurementError, ping
 
-
-@pytest.mark.parametrize("count", [1, 2, 10, 1000, 1 << 16])
-def test_split_network_is_covered_once(count: int) -> None:
-    network = IPv4Network("16.0.0.0/8")
-    prefixes = split_network(network, count)
-
-    assert len(prefixes) == count
-    in_order = sorted(prefixes, key=lambda prefix: prefix.address)
-    assert in_order[0].address == int(network.network_address)
-    assert in_order[-1].last == int(network.broadcast_address)
-    for one, following in pairwise(in_order):
-        assert following.address == one.last + 1
-    assert max(prefix.length for prefix in prefixes) <= 24
-
-
-def test_split_network_is_in_random_order_and_the_same_each_time() -> None:
-    network = IPv4Network("16.0.0.0/8")
-    assert split_network(network, 64) == split_network(network, 64)
-    assert split_network(network, 64) != sorted(split_network(network, 64))
-    assert split_network(network, 2) == [Prefix.parse("16.0.0.0/9"), Prefix.parse("16.128.0.0/9")]
-
-
-@pytest.mark.parametrize("count", [0, (1 << 16) + 1])
-def test_count_out_of_range_is_named(count: int) -> None:
-    with pytest.raises(ValueError, match=f"count: {count} is not allowed; allowed: 1 to 65536"):
-        split_network(IPv4Network("16.0.0.0/8"), count)
+FULL_UNDERLAY_BYTES = 1500
 
 
 @pytest.mark.netns
@@ -66,3 +47,38 @@ def test_contender_that_carries_nothing_is_no_contender() -> None:
         pair_of(connect_badly),
     ):
         pass
+
+
+def wireguard_sockets() -> set[Path]:
+    return set(WIREGUARD_SOCKETS.glob("*")) if WIREGUARD_SOCKETS.exists() else set()
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("connect", [connect_wireguard_go, connect_nebula])
+def test_encrypting_contender_fills_the_underlay_and_no_more(connect: Connect) -> None:
+    before = wireguard_sockets()
+    try:
+        with pair_of(connect) as pair:
+            full = ping(pair.near, pair.far.address, packet_bytes=MTU_BYTES, dont_fragment=True)
+            assert full.loss == 0
+            assert pair.facts["encrypts"]
+            shown = pair.hosts[0].run(["ip", "-s", "link", "show", "eth0"]).stdout
+            assert f"mtu {FULL_UNDERLAY_BYTES}" in shown
+            fragments = pair.hosts[0].run(["nstat", "-asz", "IpFragCreates"]).stdout
+            assert fragments.split()[-2] == "0"
+    except NotHere as error:
+        pytest.skip(str(error))
+    assert wireguard_sockets() <= before
+
+
+@pytest.mark.parametrize(
+    ("connect", "package"),
+    [(connect_wireguard_go, "wireguard-go"), (connect_nebula, "nebula")],
+)
+def test_contender_that_is_not_installed_says_so(
+    connect: Connect, package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert shutil.which(package) is None
+    with pytest.raises(NotHere, match=rf"{package} is not installed \(Debian's package: {package}"):
+        connect(Topology(2), tmp_path)

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from perf.contenders import Pair, connect_bare, pair_of
+from perf.contenders import connect_bare
 from perf.measure import Effort
+from perf.pair import Pair, pair_of
 from perf.pair_measures import PairMeasurement, latency, percentile, udp, udp_spread
 from perf.traffic import MeasurementError
 

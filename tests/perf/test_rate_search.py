@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from perf.contenders import connect_bare, pair_of
+from perf.contenders import connect_bare
+from perf.pair import pair_of
 from perf.rate_search import Trial, find_loss_free_rate, send_and_count
 from perf.traffic import MeasurementError
 
