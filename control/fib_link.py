@@ -43,7 +43,13 @@ class FibLink:
         self.offloads: dict[str, str] = configured["offloads"]
         self.superpackets = SuperpacketPath(self._client, configured["tap"])
         self._counters: Counters = shared.counters
-        self._writer = FibWriter(shared.memory, config.mac, self._is_past, shm.order_writes)
+        self._writer = FibWriter(
+            shared.memory,
+            config.mac,
+            self._is_past,
+            shm.order_writes,
+            shared.counters.clear_peer,
+        )
         self._active = False
 
     def fileno(self) -> int:

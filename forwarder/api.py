@@ -9,23 +9,34 @@
     {op: routes, set: [[prefix, next hop]...],   changed, generation
                  delete: [prefix...]}
     {op: list, after: n}                         routes: [[prefix, next hop, row]...], next
-    {op: stats}                                  totals, drops, per_worker, offloads, ...
+    {op: view}                                   capacity or nil, workers;
+                                                 fds, read-only: FIB, rows, per-peer
+    {op: stats}                                  per_worker, offloads, ...; fd, read-only: rows
 
 `routes` is for whoever runs the forwarder alone; a FIB handed out by `fib` has its own writer,
 and `routes` is refused then.  The messages themselves: rpc.py.
 """
 
+import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from forwarder import shm
 from forwarder.config import TunnelConfig
-from forwarder.counters import Counters
+from forwarder.counters import Counters, Drop
 from forwarder.fib.layout import Capacity, FibMemory
-from forwarder.fib.routes import IPAddress, NextHop, Prefix, next_hop_from_wire, next_hop_to_wire
+from forwarder.fib.listing import list_peers
+from forwarder.fib.routes import (
+    IPAddress,
+    NextHop,
+    Prefix,
+    RemoteVtep,
+    next_hop_from_wire,
+    next_hop_to_wire,
+)
 from forwarder.rpc import RpcClient, RpcError
 
 SOCKET_NAME = "forwarder.sock"
@@ -43,7 +54,7 @@ def socket_path(run_dir: str | Path) -> Path:
 
 @dataclass
 class SharedFib:
-    """A FIB handed out by the forwarder, mapped for writing, and the counters of its readers."""
+    """A FIB of the forwarder, mapped for its writer or for reading; the counters of its readers."""
 
     memory: FibMemory
     counters: Counters
@@ -86,17 +97,7 @@ class ForwarderClient(RpcClient):
     def new_fib(self, capacity: Capacity | None = None) -> SharedFib:
         """An empty FIB to fill.  The workers keep to the present one until `activate`."""
         wanted = asdict(capacity or Capacity())
-        reply, fds = self.call("fib", capacity=wanted)
-        fib, rows, per_peer = fds
-        try:
-            memory = FibMemory(shm.map_writable(fib), Capacity(**reply["capacity"]))
-            counters = Counters(
-                shm.map_readonly(rows), shm.map_readonly(per_peer), reply["workers"]
-            )
-        finally:
-            for fd in fds:
-                os.close(fd)
-        return SharedFib(memory, counters)
+        return _map(*self.call("fib", capacity=wanted), shm.map_writable)
 
     def activate(self) -> None:
         """Moves the workers over to the FIB that `new_fib` gave last."""
@@ -131,5 +132,43 @@ class ForwarderClient(RpcClient):
             after = reply["next"]
         return routes
 
+    def view_fib(self) -> SharedFib | None:
+        """The FIB that the workers use now, and their counters, for reading; None: there is none.
+
+        It stays readable, but is of the past once a FIB is activated or the forwarder ends.
+        """
+        reply, fds = self.call("view")
+        return _map(reply, fds, shm.map_readonly) if fds else None
+
+    def peers(self) -> list[tuple[RemoteVtep, list[int]]]:
+        """Every peer and its counters, see listing.list_peers."""
+        shared = self.view_fib()
+        return list_peers(shared.memory, shared.counters.per_peer) if shared else []
+
     def stats(self) -> dict[str, Any]:
-        return self.call("stats")[0]
+        """Everything that is counted, and the state of workers, sockets, device and offloads."""
+        reply, (rows_fd,) = self.call("stats")
+        rows = shm.map_readonly(rows_fd)
+        os.close(rows_fd)
+        counters = Counters(rows, None, reply["workers"])
+        for worker, state in enumerate(reply["per_worker"]):
+            state["totals"] = counters.totals(worker)
+            state["drops"] = counters.drops(worker)
+            state["batches"] = counters.batches(worker)
+        reply["totals"], reply["drops"] = counters.totals(), counters.drops()
+        reply["drop_help"] = {drop.name.lower(): drop.sentence for drop in Drop if drop}
+        return reply
+
+
+def _map(
+    reply: dict[str, Any], fds: list[int], map_region: Callable[[int], mmap.mmap]
+) -> SharedFib:
+    """Maps FIB and per-peer counters by `map_region`, the workers' rows for reading."""
+    fib, rows, per_peer = fds
+    try:
+        memory = FibMemory(map_region(fib), Capacity(**reply["capacity"]))
+        counters = Counters(shm.map_readonly(rows), map_region(per_peer), reply["workers"])
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return SharedFib(memory, counters)

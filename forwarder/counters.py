@@ -4,8 +4,9 @@
     per_peer     int64[workers, adjacencies, 4]     packets and bytes, out and in
 
 Two regions: the rows live as long as the forwarder; the per-peer counters belong to the rows of
-one FIB's adjacency table and are made anew with it.  Readers (status, metrics) sum over workers;
-they may see a packet counted whose bytes are not yet.
+one FIB's adjacency table and are made anew with it.  The FIB's writer clears those of an adjacency
+that no worker holds any more, before it is used again: each peer's begin at 0.  Readers (status,
+metrics) sum over workers; they may see a packet counted whose bytes are not yet.
 """
 
 import mmap
@@ -27,6 +28,11 @@ class Drop(IntEnum):
         member._value_ = value
         member.sentence = sentence
         return member
+
+    @property
+    def is_outbound(self) -> bool:
+        """Whether it happens between a pod and the underlay, not the other way round."""
+        return 0 < self < Drop.TRUNCATED
 
     NONE = 0, "not dropped"
     # Outbound: from a pod, on its way to another node.
@@ -149,14 +155,27 @@ class Counters:
         """Whether no worker can still hold an index older than `generation` (QSBR)."""
         return bool((self.rows[:, Total.GENERATION_SEEN] >= generation).all())
 
+    def clear_peer(self, adjacency: int) -> None:
+        """For the FIB's writer, between two uses of an adjacency row."""
+        self.per_peer[:, adjacency] = 0
+
     def totals(self, worker: int | None = None) -> dict[str, int]:
         """What can be summed, of one worker or of all."""
-        rows = self.rows if worker is None else self.rows[worker : worker + 1]
         not_sums = (Total.HEARTBEAT_NS, Total.GENERATION_SEEN, Total.PID, Total.CPU)
+        rows = self._rows_of(worker)
         return {t.name.lower(): int(rows[:, t].sum()) for t in Total if t not in not_sums}
 
-    def drops(self) -> dict[str, int]:
-        """Dropped packets by reason, all reasons."""
+    def drops(self, worker: int | None = None) -> dict[str, int]:
+        """Dropped packets by reason, all reasons, of one worker or of all."""
+        rows = self._rows_of(worker)
+        return {d.name.lower(): int(rows[:, DROPS_AT + d].sum()) for d in Drop if d != Drop.NONE}
+
+    def batches(self, worker: int) -> dict[str, list[int]]:
+        """Histograms of one worker's batch sizes, outbound and inbound, BUCKETS counts each."""
         return {
-            d.name.lower(): int(self.rows[:, DROPS_AT + d].sum()) for d in Drop if d != Drop.NONE
+            way: self.rows[worker, at : at + BUCKETS].tolist()
+            for way, at in (("out", OUT_BATCHES_AT), ("in", IN_BATCHES_AT))
         }
+
+    def _rows_of(self, worker: int | None) -> Longs:
+        return self.rows if worker is None else self.rows[worker : worker + 1]

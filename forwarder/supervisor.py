@@ -15,48 +15,32 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from ipaddress import ip_address
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import pytun
 
-from forwarder import api, rpc, shm, tun, tunnel_gso, udp, worker
+from forwarder import api, rpc, shm, stats, tun, tunnel_gso, udp, worker
 from forwarder.api import ForwarderError
 from forwarder.arrays import Longs
 from forwarder.config import ConfigError, ForwarderOptions, TunnelConfig
-from forwarder.counters import IDLE, Counters, Drop, Total, per_peer_bytes, rows_bytes
+from forwarder.counters import IDLE, Counters, Total, rows_bytes
 from forwarder.crew import Crew, Duty, find_identity
-from forwarder.fib.layout import Capacity, FibMemory
+from forwarder.fib.layout import Capacity
 from forwarder.fib.listing import list_routes
 from forwarder.fib.routes import NextHop, Prefix, next_hop_from_wire, next_hop_to_wire
-from forwarder.fib.writer import FibFull, FibWriter
-from forwarder.path_mtu import REFRESH_S, PathMtus
+from forwarder.fib.writer import FibFull
+from forwarder.held_fib import HeldFib
+from forwarder.path_mtu import REFRESH_S
 from forwarder.rpc import Reply
 from forwarder.tunnel import Tunnel
 
 log = logging.getLogger("loden.forwarder")
 
 SWITCHED_OFF = "switched off"
-
-
-@dataclass
-class _Fib:
-    """A FIB region and its per-peer counters, as the forwarder holds them."""
-
-    fd: int
-    per_peer_fd: int
-    memory: FibMemory
-    """Mapped read-only; the workers inherit this map, and no descriptor to make another."""
-    counters: Counters
-    path_mtus: PathMtus
-    writer: FibWriter | None = None
-    """Set when the forwarder writes the routes itself."""
-
-    def close(self) -> None:
-        os.close(self.fd)
-        os.close(self.per_peer_fd)
 
 
 class Supervisor:
@@ -74,9 +58,10 @@ class Supervisor:
         self._crew = Crew(options.cpus, find_identity(options.user), options.busy_poll_turns)
         self._device: tun.Device | None = None
         self._sockets: list[udp.WorkerSockets] = []
-        self._fib: _Fib | None = None
-        self._pending: _Fib | None = None
+        self._fib: HeldFib | None = None
+        self._pending: HeldFib | None = None
         self._rows_fd = shm.create("loden-counters", rows_bytes(count))
+        self._readonly_rows_fd = shm.reopen_readonly(self._rows_fd)
         self._rows = shm.map_writable(self._rows_fd)
         # No worker holds an index yet: whoever fills the first FIB has none to wait for.
         Counters(self._rows, None, count).rows[:, Total.GENERATION_SEEN] = IDLE
@@ -88,6 +73,12 @@ class Supervisor:
         self._tunnel_gso_state = "not tried yet" if options.tunnel_gso else SWITCHED_OFF
         self._stopping = False
         self._refresh_at = 0.0
+        self._started_at = time.monotonic()
+        self._asking: socket.socket | None = None
+        """Whose request is being answered."""
+        self._controller: socket.socket | None = None
+        """Who fills the FIB in use, as long as it is connected."""
+        self._controller_gone_at = self._started_at
         self._handlers: dict[str, Callable[..., Reply]] = {
             "hello": self.hello,
             "configure": self.configure,
@@ -96,6 +87,7 @@ class Supervisor:
             "activate": self.activate,
             "routes": self.write_routes,
             "list": self.list_routes,
+            "view": self.view_fib,
             "stats": self.stats,
         }
 
@@ -145,12 +137,20 @@ class Supervisor:
                     selector.register(client, selectors.EVENT_READ)
                 elif ready is signals:
                     signals.recv(4096)
-                elif not rpc.serve_one(ready, self._handlers):
+                elif not self._serve_client(ready):
                     selector.unregister(ready)
                     ready.close()
             self._crew.replace_dead()
             self._refresh_path_mtus()
         selector.close()
+
+    def _serve_client(self, client: socket.socket) -> bool:
+        """Whether it is still there."""
+        self._asking = client
+        is_there = rpc.serve_one(client, self._handlers)
+        if client is self._controller and not is_there:
+            self._controller, self._controller_gone_at = None, time.monotonic()
+        return is_there
 
     def _seconds_to_next_task(self) -> float | None:
         """None: nothing is due until somebody asks for something."""
@@ -266,19 +266,9 @@ class Supervisor:
         """Makes an empty FIB for the caller to fill."""
         if self._pending is not None:
             self._pending.close()
-        self._pending = self._make_fib(Capacity(**capacity))
+        self._pending = HeldFib(Capacity(**capacity), self._rows, len(self._crew.members))
         fds = [self._pending.fd, self._rows_fd, self._pending.per_peer_fd]
         return {"capacity": capacity, "workers": len(self._crew.members)}, fds
-
-    def _make_fib(self, capacity: Capacity) -> _Fib:
-        workers = len(self._crew.members)
-        fd = shm.create("loden-fib", capacity.total_bytes)
-        per_peer_fd = shm.create("loden-per-peer", per_peer_bytes(workers, capacity.adjacencies))
-        readonly = shm.reopen_readonly(fd)
-        memory = FibMemory(shm.map_readonly(readonly), capacity)
-        os.close(readonly)
-        counters = Counters(self._rows, shm.map_writable(per_peer_fd), workers)
-        return _Fib(fd, per_peer_fd, memory, counters, PathMtus(memory, counters.per_peer))
 
     def activate(self) -> Reply:
         """Moves the workers to the FIB handed out last."""
@@ -287,6 +277,7 @@ class Supervisor:
         if self.config is None:
             raise ForwarderError("activate: not configured yet; send 'configure' first")
         old, self._fib, self._pending = self._fib, self._pending, None
+        self._controller = self._asking
         self._crew.stop()
         self._start_crew()
         if old is not None:
@@ -304,11 +295,8 @@ class Supervisor:
         if self._fib is None:
             if self._pending is not None:
                 self._pending.close()
-            self._pending = self._make_fib(Capacity())
-            memory = FibMemory(shm.map_writable(self._pending.fd), Capacity())
-            self._pending.writer = FibWriter(
-                memory, self.config.mac, self._pending.counters.all_past, shm.order_writes
-            )
+            self._pending = HeldFib(Capacity(), self._rows, len(self._crew.members))
+            self._pending.write_here(self.config.mac)
             self.activate()
         assert self._fib is not None
         writer = self._fib.writer
@@ -328,21 +316,36 @@ class Supervisor:
         routes = [[str(prefix), next_hop_to_wire(hop), row] for prefix, hop, row in page]
         return {"routes": routes, "next": following}, []
 
+    def view_fib(self) -> Reply:
+        """The FIB that the workers use and their counters, for reading."""
+        if self._fib is None:
+            return {"capacity": None}, []
+        capacity = asdict(self._fib.memory.capacity)
+        fds = [self._fib.readonly_fd, self._readonly_rows_fd, self._fib.readonly_per_peer_fd]
+        return {"capacity": capacity, "workers": len(self._crew.members)}, fds
+
     def stats(self) -> Reply:
-        """Counters, and the state of the workers and offloads."""
-        counters = Counters(self._rows, None, len(self._crew.members))
+        """The state of workers, sockets, device and offloads; the rows of counters to read."""
+        rows = Counters(self._rows, None, len(self._crew.members)).rows
+        now = time.monotonic()
+        workers = [
+            {
+                **state,
+                **stats.process_usage(state["pid"]),
+                "receive_drops": stats.receive_drops(group.receivers if group else ()),
+            }
+            for state, group in zip_longest(self._crew.describe(rows), self._sockets)
+        ]
         return {
             **self.hello()[0],
+            **stats.process_usage(os.getpid()),
+            "up_s": now - self._started_at,
+            "control_gone_s": None if self._controller else now - self._controller_gone_at,
             "offloads": self._offloads(),
             "path_mtus": self._fib.path_mtus.limits() if self._fib else {},
-            "totals": counters.totals(),
-            "drops": counters.drops(),
-            "drop_help": {drop.name.lower(): drop.sentence for drop in Drop if drop},
-            "per_worker": [
-                {**state, "totals": counters.totals(index)}
-                for index, state in enumerate(self._crew.describe(counters.rows))
-            ],
-        }, []
+            "device_drops": stats.device_drops(self._device.name) if self._device else 0,
+            "per_worker": workers,
+        }, [self._readonly_rows_fd]
 
     def _offloads(self) -> dict[str, str]:
         """Each offload: on, switched off, or refused."""

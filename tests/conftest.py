@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from forwarder.api import ForwarderClient, socket_path
 from perf.namespace import list_namespaces
 
 REQUIRE_ALL = "LODEN_REQUIRE_ALL"
 """In the environment: what this machine cannot test is a failure. `make test` and CI set it."""
+
+FORWARDER_START_S = 240.0
+"""The very first start of all compiles the data path."""
 
 SESSION_MARK = "LODEN_TEST_SESSION"
 """In the environment of every process the tests start, so that a stray one is known as ours."""
@@ -63,6 +70,24 @@ def _nothing_is_left_behind() -> Iterator[None]:
     assert not namespaces, f"tests left namespaces behind: {namespaces}"
     processes = stray_processes(mark)
     assert not processes, f"tests left processes behind: {processes}"
+
+
+@pytest.fixture(scope="session")
+def idle_forwarder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The run dir of a forwarder that nobody configures: half a node."""
+    run_dir = tmp_path_factory.mktemp("run")
+    forwarder = subprocess.Popen([sys.executable, "-m", "forwarder", "--run-dir", str(run_dir)])
+    try:
+        deadline = time.monotonic() + FORWARDER_START_S
+        while not socket_path(run_dir).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with ForwarderClient(run_dir, FORWARDER_START_S) as client:
+            client.hello()
+        yield run_dir
+    finally:
+        forwarder.terminate()
+        forwarder.wait(10)
 
 
 def stray_processes(mark: str) -> list[str]:

@@ -14,7 +14,8 @@ Who may move what, and how (one writer; readers keep indices only within one tur
 
     adjacency row   FREE     -> LIVE     writer fills it, membarrier, then publishes its index
                     LIVE     -> RETIRED  writer has replaced the last index that led to it
-                    RETIRED  -> FREE     every worker has published a later generation, or idles
+                    RETIRED  -> FREE     every worker has published a later generation, or idles;
+                                         the writer clears its per-peer counters
                     never:   LIVE -> LIVE with other contents; RETIRED -> LIVE
     group           as an adjacency row
     table entry     any      -> any      one aligned 4-byte store

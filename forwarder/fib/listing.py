@@ -1,8 +1,18 @@
-"""Reading the routes back out of a FIB, as they were given: for `loden routes`."""
+"""Reading a FIB back, as it was given: its routes, its peers and how full it is."""
 
 import ipaddress
+from typing import Any
 
-from forwarder.fib.layout import SOCKADDR_IN6_ADDRESS_AT, SOCKADDR_IN_ADDRESS_AT, FibMemory, Kind
+import numpy as np
+
+from forwarder.arrays import Longs
+from forwarder.fib.layout import (
+    NO_ADJACENCY,
+    SOCKADDR_IN6_ADDRESS_AT,
+    SOCKADDR_IN_ADDRESS_AT,
+    FibMemory,
+    Kind,
+)
 from forwarder.fib.routes import Blackhole, Local, NextHop, Prefix, RemoteVtep
 
 
@@ -32,8 +42,45 @@ def list_routes(
     return page, None
 
 
+def list_peers(memory: FibMemory, per_peer: Longs) -> list[tuple[RemoteVtep, list[int]]]:
+    """Every remote VTEP that routes lead to, and its counters (see Counters), summed over workers.
+
+    A peer that comes or goes meanwhile may be missing; no other's counters are taken for its own.
+    """
+    rows = _rows_led_to(memory)
+    entries = memory.adjacencies[rows]
+    counts = per_peer[:, rows].sum(axis=0)
+    # Still the same, and led to: then each row was its peer's while its counters were read.
+    same = (memory.adjacencies[rows] == entries) & np.isin(rows, _rows_led_to(memory))
+    listed = zip(map(_to_next_hop, entries[same]), counts[same].tolist(), strict=True)
+    return [(hop, count) for hop, count in listed if isinstance(hop, RemoteVtep)]
+
+
+def _rows_led_to(memory: FibMemory) -> Longs:
+    """The adjacency rows of all routes, ascending."""
+    led_to = np.zeros(memory.capacity.adjacencies, bool)
+    led_to[memory.routes["adjacency"][: int(memory.header["routes_used"])]] = True
+    led_to[NO_ADJACENCY] = False
+    return np.flatnonzero(led_to)
+
+
+def usage(memory: FibMemory) -> dict[str, int]:
+    """How many routes and adjacencies there are, of how many."""
+    used = memory.routes["adjacency"][: int(memory.header["routes_used"])]
+    return {
+        "routes": int(np.count_nonzero(used)),
+        "routes_capacity": memory.capacity.routes,
+        "adjacencies": len(_rows_led_to(memory)),
+        "adjacencies_capacity": memory.capacity.adjacencies,
+    }
+
+
 def _read_next_hop(memory: FibMemory, row: int) -> NextHop | None:
-    entry = memory.adjacencies[row].copy()
+    return _to_next_hop(memory.adjacencies[row].copy())
+
+
+def _to_next_hop(entry: Any) -> NextHop | None:
+    """Of one item of ADJACENCY; None: a row in no use."""
     kind = entry["kind"]
     if kind == Kind.LOCAL:
         return Local()

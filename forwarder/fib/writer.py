@@ -59,9 +59,13 @@ class _Pool:
         self.next_unused += 1
         return self.next_unused - 1
 
-    def reclaim(self, is_past: Callable[[int], bool]) -> None:
+    def reclaim(self, is_past: Callable[[int], bool]) -> list[int]:
+        """The rows that nobody can hold any more: they are free now."""
+        reclaimed = []
         while self.retired and is_past(self.retired[0][0]):
-            self.free.append(self.retired.popleft()[1])
+            reclaimed.append(self.retired.popleft()[1])
+        self.free += reclaimed
+        return reclaimed
 
 
 @dataclass
@@ -76,6 +80,7 @@ class FibWriter:
     own_mac        our VTEP's MAC, the inner source MAC of every rewrite
     is_past        tells whether every worker has passed the given generation (QSBR)
     order_writes   the barrier between filling and publishing, see forwarder.shm
+    clear_peer     clears the counters of an adjacency row that nobody holds, see Counters
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class FibWriter:
         own_mac: bytes,
         is_past: Callable[[int], bool],
         order_writes: Callable[[], None],
+        clear_peer: Callable[[int], None] = lambda row: None,
     ) -> None:
         self.memory = memory
         self.own_mac = own_mac
@@ -91,6 +97,7 @@ class FibWriter:
         self._view = memory.view
         self._is_past = is_past
         self._order_writes = order_writes
+        self._clear_peer = clear_peer
         self._adjacencies: dict[NextHop, _Adjacency] = {}
         self._released: set[NextHop] = set()  # lost a reference in this batch
         self._adjacency_pool = _Pool("adjacencies", memory.capacity.adjacencies, 1)
@@ -158,8 +165,9 @@ class FibWriter:
     # ---- room -----------------------------------------------------------------------------------
 
     def _reclaim(self) -> None:
-        for pool in (self._adjacency_pool, self._group_pool, self._route_pool):
-            pool.reclaim(self._is_past)
+        for row in self._adjacency_pool.reclaim(self._is_past):
+            self._clear_peer(row)
+        self._group_pool.reclaim(self._is_past)
 
     def _check_room(self, news: Mapping[Prefix, NextHop | None]) -> None:
         """Counts what the batch will take at most, so that it is applied whole or not at all."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -15,8 +13,7 @@ from click.testing import CliRunner, Result
 from control.cli import main
 from control.etcd import EtcdClient
 from control.network_config import NetworkConfig
-from forwarder.api import ForwarderClient, socket_path
-from tests.control.conftest import EtcdServer, wait_for
+from tests.control.conftest import EtcdServer
 
 COMMANDS = main.list_commands(click.Context(main))
 
@@ -138,21 +135,6 @@ def test_init_refuses_what_nodes_would_refuse(words: list[str], sentence: str) -
 # ---- status, routes -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def forwarder_run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where a forwarder runs, and no control: half a node."""
-    run_dir = tmp_path_factory.mktemp("run")
-    forwarder = subprocess.Popen([sys.executable, "-m", "forwarder", "--run-dir", str(run_dir)])
-    try:
-        wait_for(socket_path(run_dir).exists)
-        with ForwarderClient(run_dir, timeout_s=240) as client:  # it may have to compile first
-            client.hello()
-        yield run_dir
-    finally:
-        forwarder.terminate()
-        forwarder.wait(10)
-
-
 @pytest.mark.parametrize("words", [["status"], ["status", "--json"]])
 def test_status_of_what_does_not_run_says_how_to_start_it(words: list[str], tmp_path: Path) -> None:
     result = loden(*words, "--run-dir", str(tmp_path))
@@ -170,20 +152,20 @@ def test_routes_of_what_does_not_run_says_so(tmp_path: Path) -> None:
     )
 
 
-def test_routes_as_json_are_read_by_programs(forwarder_run_dir: Path) -> None:
-    result = loden("routes", "--json", "--run-dir", str(forwarder_run_dir))
+def test_routes_as_json_are_read_by_programs(idle_forwarder: Path) -> None:
+    result = loden("routes", "--json", "--run-dir", str(idle_forwarder))
     assert (result.exit_code, json.loads(result.output)) == (0, [])
 
 
-def test_status_of_half_a_node_says_which_half(forwarder_run_dir: Path) -> None:
-    result = loden("status", "--run-dir", str(forwarder_run_dir))
+def test_status_of_half_a_node_says_which_half(idle_forwarder: Path) -> None:
+    result = loden("status", "--run-dir", str(idle_forwarder))
     assert result.exit_code == 1
     assert "no loden control is running" in result.output
     assert "offloads" in result.output
 
 
-def test_status_as_json_has_what_is_there(forwarder_run_dir: Path) -> None:
-    result = loden("status", "--json", "--run-dir", str(forwarder_run_dir))
+def test_status_as_json_has_what_is_there(idle_forwarder: Path) -> None:
+    result = loden("status", "--json", "--run-dir", str(idle_forwarder))
     status = json.loads(result.output)
     assert result.exit_code == 1
     assert not status["ready"]

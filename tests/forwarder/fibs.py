@@ -1,6 +1,7 @@
 """FIBs for tests: in shared memory like real ones, with workers whose progress the test decides."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 
@@ -43,7 +44,10 @@ class Workers:
 
 
 def make_fib(
-    capacity: Capacity = SMALL, workers: Workers | None = None, own_mac: bytes = OWN_MAC
+    capacity: Capacity = SMALL,
+    workers: Workers | None = None,
+    own_mac: bytes = OWN_MAC,
+    clear_peer: Callable[[int], None] = lambda row: None,
 ) -> Fib:
     workers = workers or Workers()
     fd = shm.create("fib-under-test", capacity.total_bytes)
@@ -52,7 +56,7 @@ def make_fib(
         readonly = FibMemory(shm.map_readonly(fd), capacity)
     finally:
         os.close(fd)
-    writer = FibWriter(memory, own_mac, workers.all_past, shm.order_writes)
+    writer = FibWriter(memory, own_mac, workers.all_past, shm.order_writes, clear_peer)
     return Fib(writer, readonly, workers)
 
 

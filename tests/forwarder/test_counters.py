@@ -6,6 +6,8 @@ from forwarder.counters import (
     BUCKETS,
     DROPS_AT,
     IDLE,
+    IN_BATCHES_AT,
+    OUT_BATCHES_AT,
     Counters,
     Drop,
     Total,
@@ -30,6 +32,27 @@ def test_totals_and_drops_are_summed_over_workers() -> None:
     assert counters.totals(1)["out_packets"] == 11
     assert counters.drops()["no_route"] == 3
     assert "heartbeat_ns" not in counters.totals()
+
+
+def test_batches_of_a_worker_are_told_by_direction() -> None:
+    counters = counters_of(2)
+    counters.rows[1, IN_BATCHES_AT] = 5
+    counters.rows[1, OUT_BATCHES_AT + BUCKETS - 1] = 7
+    assert counters.batches(1) == {"out": [0] * 11 + [7], "in": [5] + [0] * 11}
+    assert counters.batches(0) == {"out": [0] * 12, "in": [0] * 12}
+
+
+def test_cleared_peer_is_cleared_for_every_worker_and_no_other_peer() -> None:
+    counters = counters_of(2, 3)
+    counters.per_peer[:] = 9
+    counters.clear_peer(1)
+    assert counters.per_peer[:, :, 0].tolist() == [[9, 0, 9], [9, 0, 9]]
+
+
+def test_direction_of_a_drop() -> None:
+    outbound = {drop for drop in Drop if drop.is_outbound}
+    assert {Drop.MALFORMED, Drop.NO_ROUTE, Drop.SEND_FAILED} <= outbound
+    assert not outbound & {Drop.NONE, Drop.TRUNCATED, Drop.TUN_NO_BUFFERS}
 
 
 def test_workers_rows_do_not_touch() -> None:

@@ -252,6 +252,18 @@ def test_packet_without_a_route_is_counted_and_answered(pair: Pair) -> None:
     wait_for(lambda: end.client.stats()["drops"]["no_route"] == before + 1, "a drop")
 
 
+def test_packets_of_each_peer_are_counted(pair: Pair) -> None:
+    end, other = pair.ends
+
+    def counted() -> list[int]:
+        return dict(end.client.peers())[other.as_next_hop()]
+
+    before = counted()
+    assert ping(end.pod, pair.address_of(1, 4), count=3, packet_bytes=1000).received == 3
+    expected = [count + more for count, more in zip(before, [3, 3000, 3, 3000], strict=True)]
+    wait_for(lambda: counted() == expected, f"{before} to become {expected}")
+
+
 # ---- the workers --------------------------------------------------------------------------------
 
 

@@ -1,6 +1,8 @@
-"""Routes come back out as they were put in."""
+"""Routes and peers come back out as they were put in."""
 
-from forwarder.fib.listing import list_routes
+import numpy as np
+
+from forwarder.fib.listing import list_peers, list_routes, usage
 from forwarder.fib.routes import Blackhole, Local, NextHop, Prefix
 from tests.forwarder.fibs import Fib, make_fib, vtep
 
@@ -47,3 +49,30 @@ def test_removed_routes_are_not_listed_and_their_slots_are_used_again() -> None:
     fib.route_to(("10.99.0.0/24", vtep(9)))
     assert listed(fib, 100) == left | {Prefix.parse("10.99.0.0/24"): vtep(9)}
     assert fib.memory.header["routes_used"] == used
+
+
+def test_peers_are_listed_once_with_their_counters() -> None:
+    fib = make_fib()
+    per_peer = np.zeros((2, fib.memory.capacity.adjacencies, 4), np.int64)
+    assert list_peers(fib.memory, per_peer) == []
+    fib.writer.apply(ROUTES)
+    for hop, row in fib.writer.adjacency_rows():
+        per_peer[:, row] = hash(hop) % 1000
+    peers = dict(list_peers(fib.memory, per_peer))
+    assert peers.keys() == {vtep(1), vtep(2, "2001:db8::2"), vtep(3)}
+    assert all(counts == [2 * (hash(hop) % 1000)] * 4 for hop, counts in peers.items())
+    fib.writer.apply(dict.fromkeys(prefix for prefix, hop in ROUTES.items() if hop == vtep(1)))
+    assert dict(list_peers(fib.memory, per_peer)).keys() == peers.keys() - {vtep(1)}
+
+
+def test_usage_counts_what_is_in_use() -> None:
+    fib = make_fib()
+    fib.writer.apply(ROUTES)
+    gone = [prefix for prefix, hop in ROUTES.items() if hop == vtep(1)]
+    fib.writer.apply(dict.fromkeys(gone))
+    assert usage(fib.memory) == {
+        "routes": len(ROUTES) - len(gone),
+        "routes_capacity": 512,
+        "adjacencies": 4,  # local, blackhole, two peers
+        "adjacencies_capacity": 64,
+    }

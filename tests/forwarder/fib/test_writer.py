@@ -160,6 +160,20 @@ def test_retired_rows_wait_for_the_slowest_worker(prefix: str) -> None:
     assert used[7] not in used[:7]
 
 
+def test_counters_of_a_row_are_cleared_when_no_worker_holds_it_any_more() -> None:
+    workers, cleared = Workers(seen=1), list[int]()
+    fib = make_fib(workers=workers, clear_peer=cleared.append)
+    fib.route_to(("10.0.0.0/24", vtep(1)))
+    first = dict(fib.writer.adjacency_rows())[vtep(1)]
+    fib.route_to(("10.0.0.0/24", vtep(2)))
+    fib.route_to(("10.0.1.0/24", vtep(3)))
+    assert cleared == [], "a worker may still be counting there, and fresh rows are clear"
+    workers.seen = 1 << 62
+    fib.route_to(("10.0.2.0/24", vtep(4)))
+    assert cleared == [first]
+    assert dict(fib.writer.adjacency_rows())[vtep(4)] == first
+
+
 def test_retired_groups_wait_for_the_slowest_worker() -> None:
     workers = Workers(seen=1)
     fib = make_fib(Capacity(groups=2, ipv6_ranges=8, adjacencies=8, routes=8), workers)
