@@ -12,6 +12,7 @@
     {op: view}                                   capacity or nil, workers;
                                                  fds, read-only: FIB, rows, per-peer
     {op: stats}                                  per_worker, offloads, ...; fd, read-only: rows
+    {op: capture}                                workers; fd: the memory of capture_ring.py
 
 `routes` is for whoever runs the forwarder alone; a FIB handed out by `fib` has its own writer,
 and `routes` is refused then.  The messages themselves: rpc.py.
@@ -158,6 +159,11 @@ class ForwarderClient(RpcClient):
         reply["totals"], reply["drops"] = counters.totals(), counters.drops()
         reply["drop_help"] = {drop.name.lower(): drop.sentence for drop in Drop if drop}
         return reply
+
+    def capture(self) -> tuple[int, int]:
+        """(a descriptor of the captures' memory, which is the caller's to close; workers)."""
+        reply, (fd,) = self.call("capture")
+        return fd, reply["workers"]
 
 
 def _map(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from forwarder import worker
+from forwarder.capture_ring import CaptureRing
 from forwarder.config import ConfigError
 from forwarder.counters import IDLE, CounterRow, Counters, Total
 from forwarder.fib.layout import FibView
@@ -44,11 +45,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Duty:
-    """What the workers are started with: one tunnel end each, the FIB, the counters."""
+    """What the workers are started with: one tunnel end and ring each, the FIB, the counters."""
 
     tunnels: Sequence[Tunnel]
     fib: FibView
     counters: Counters
+    rings: Sequence[CaptureRing]
 
 
 class Crew:
@@ -77,13 +79,16 @@ class Crew:
         member.started_at, member.respawn_at = time.monotonic(), None
         member.pid = os.fork()
         if member.pid == 0:
-            self._live(duty.tunnels[member.index], duty.fib, counters, member.cpu)
+            ring = duty.rings[member.index]
+            self._live(duty.tunnels[member.index], duty.fib, counters, ring, member.cpu)
 
-    def _live(self, tunnel: Tunnel, fib: FibView, counters: CounterRow, cpu: int) -> NoReturn:
+    def _live(
+        self, tunnel: Tunnel, fib: FibView, counters: CounterRow, ring: CaptureRing, cpu: int
+    ) -> NoReturn:
         """In the child: works, and leaves without running anything of the parent's."""
         try:
             signal.set_wakeup_fd(-1)
-            worker.run(tunnel, fib, counters, cpu, self._identity, self._spins)
+            worker.run(tunnel, fib, counters, ring, cpu, self._identity, self._spins)
         except BaseException:
             traceback.print_exc()
             os._exit(1)

@@ -6,9 +6,10 @@ batch (batch.py); only receiving and `deliver` make system calls.
 
 import numpy as np
 
-from forwarder import tun, udp
+from forwarder import capture, tun, udp
 from forwarder.arrays import Bytes, Int
 from forwarder.batch import FRAMES, MESSAGE_BYTES, Inbound
+from forwarder.capture_ring import CaptureRing, Control
 from forwarder.coalesce import coalesce
 from forwarder.counters import (
     DROPS_AT,
@@ -54,7 +55,9 @@ ECN_NOT_ECT, ECN_ECT1, ECN_ECT0, ECN_CE = range(4)
 
 
 @kernel
-def turn(tunnel: Tunnel, batch: Inbound, fib: FibView, counters: CounterRow) -> Int:
+def turn(
+    tunnel: Tunnel, batch: Inbound, fib: FibView, counters: CounterRow, ring: CaptureRing
+) -> Int:
     """Moves one batch of each underlay socket to the TUN; returns the number of messages."""
     total = np.int64(0)
     for family in range(len(tunnel.receivers)):
@@ -71,6 +74,8 @@ def turn(tunnel: Tunnel, batch: Inbound, fib: FibView, counters: CounterRow) -> 
         chains = coalesce(batch, frames, tunnel.mtu_bytes)
         deliver(tunnel, batch, chains, counters)
         count(batch, frames, counters)
+        if ring.controls[Control.ARMED_UNTIL_NS]:
+            capture.inbound(ring, batch, frames, chains)
     return total
 
 

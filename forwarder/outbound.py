@@ -7,7 +7,7 @@ only receiving, `send_whole` and `udp.send` make system calls.
 
 import numpy as np
 
-from forwarder import icmp, tun, tunnel_gso, udp
+from forwarder import capture, icmp, tun, tunnel_gso, udp
 from forwarder.arrays import Bytes, Int, Longs
 from forwarder.batch import (
     HEADER_ROW_BYTES,
@@ -15,6 +15,7 @@ from forwarder.batch import (
     SEGMENTS,
     Outbound,
 )
+from forwarder.capture_ring import CaptureRing, Control
 from forwarder.counters import (
     DROPS_AT,
     OUT_BATCHES_AT,
@@ -52,7 +53,9 @@ ECN_MASK = 3
 
 
 @kernel
-def turn(tunnel: Tunnel, batch: Outbound, fib: FibView, counters: CounterRow) -> Int:
+def turn(
+    tunnel: Tunnel, batch: Outbound, fib: FibView, counters: CounterRow, ring: CaptureRing
+) -> Int:
     """Moves one batch from the TUN queue to the underlay; returns the number of packets read."""
     row = counters.row
     packets = tun.receive(tunnel.tun_fd, batch, row, Total.TUN_READS)
@@ -71,6 +74,8 @@ def turn(tunnel: Tunnel, batch: Outbound, fib: FibView, counters: CounterRow) ->
         udp.send(tunnel, batch, messages, row)
         done = after
     count(batch, packets, counters)
+    if ring.controls[Control.ARMED_UNTIL_NS]:
+        capture.outbound(ring, batch, packets, fib)
     icmp.answer(tunnel, batch, packets, row)
     return packets
 

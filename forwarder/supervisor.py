@@ -26,6 +26,7 @@ import pytun
 from forwarder import api, rpc, shm, stats, tun, tunnel_gso, udp, worker
 from forwarder.api import ForwarderError
 from forwarder.arrays import Longs
+from forwarder.capture_ring import memory_bytes, ring_of
 from forwarder.config import ConfigError, ForwarderOptions, TunnelConfig
 from forwarder.counters import IDLE, Counters, Total, rows_bytes
 from forwarder.crew import Crew, Duty, find_identity
@@ -63,6 +64,8 @@ class Supervisor:
         self._rows_fd = shm.create("loden-counters", rows_bytes(count))
         self._readonly_rows_fd = shm.reopen_readonly(self._rows_fd)
         self._rows = shm.map_writable(self._rows_fd)
+        self._capture_fd = shm.create("loden-capture", memory_bytes(count))
+        self._capture = shm.map_writable(self._capture_fd)
         # No worker holds an index yet: whoever fills the first FIB has none to wait for.
         Counters(self._rows, None, count).rows[:, Total.GENERATION_SEEN] = IDLE
         # Shared by the workers: the first one to meet a refusal switches an offload off for all.
@@ -89,6 +92,7 @@ class Supervisor:
             "list": self.list_routes,
             "view": self.view_fib,
             "stats": self.stats,
+            "capture": self.share_capture,
         }
 
     # ---- the life of the process ----------------------------------------------------------------
@@ -358,13 +362,18 @@ class Supervisor:
             "tunnel_gso": self._tunnel_gso_state,
         }
 
+    def share_capture(self) -> Reply:
+        """The memory that workers copy packets to when asked; see capture_reader.py."""
+        return {"workers": len(self._crew.members)}, [self._capture_fd]
+
     # ---- workers --------------------------------------------------------------------------------
 
     def _start_crew(self) -> None:
         """Workers on the present descriptors: whatever was queued meanwhile waits for them."""
         assert self._fib is not None
         tunnels = [self._tunnel(index) for index in range(len(self._crew.members))]
-        self._crew.start(Duty(tunnels, self._fib.memory.view, self._fib.counters))
+        rings = [ring_of(self._capture, index) for index in range(len(tunnels))]
+        self._crew.start(Duty(tunnels, self._fib.memory.view, self._fib.counters, rings))
 
     def _tunnel(self, index: int) -> Tunnel:
         assert self.config is not None

@@ -5,6 +5,7 @@ the first packet and holds nothing but its file descriptors and its maps of the 
 """
 
 import ctypes
+import mmap
 import os
 import signal
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 from forwarder import inbound, libc, outbound, shm, tunnel_gso
 from forwarder.arrays import Int, Longs
 from forwarder.batch import Inbound, Outbound, allocate_inbound, allocate_outbound
+from forwarder.capture_ring import CaptureRing, memory_bytes, ring_of
 from forwarder.counters import IDLE, CounterRow, Total
 from forwarder.fib.layout import GENERATION_WORD, FibView
 from forwarder.jit import kernel
@@ -44,6 +46,7 @@ def work(
     inn: Inbound,
     fib: FibView,
     counters: CounterRow,
+    ring: CaptureRing,
     scratch: Longs,
     spins: Int,
 ) -> None:
@@ -58,8 +61,8 @@ def work(
     while True:
         # From here to the end of the turn, indices of this generation may be held (QSBR).
         row[Total.GENERATION_SEEN] = np.int64(fib.header[GENERATION_WORD])
-        moved = outbound.turn(tunnel, out, fib, counters)
-        moved += inbound.turn(tunnel, inn, fib, counters)
+        moved = outbound.turn(tunnel, out, fib, counters, ring)
+        moved += inbound.turn(tunnel, inn, fib, counters, ring)
         row[Total.TURNS] += 1
         since_look += 1
         empty = np.int64(empty + 1 if moved == 0 else 0)
@@ -120,8 +123,9 @@ def compile_kernels() -> None:
         tunnel_gso=np.zeros(2, np.int64),
     )
     counters = CounterRow(np.zeros(512, np.int64), np.zeros((1, 4), np.int64))
+    ring = ring_of(mmap.mmap(-1, memory_bytes(1)), 0)
     scratch = np.zeros(8, np.int64)
-    work(tunnel, allocate_outbound(2), allocate_inbound(), fib, counters, scratch, 0)
+    work(tunnel, allocate_outbound(2), allocate_inbound(), fib, counters, ring, scratch, 0)
     os.close(stop_at_once)
 
 
@@ -129,6 +133,7 @@ def run(
     tunnel: Tunnel,
     fib: FibView,
     counters: CounterRow,
+    ring: CaptureRing,
     cpu: int,
     identity: Identity | None,
     spins: int,
@@ -143,7 +148,7 @@ def run(
     scratch = np.zeros(8, np.int64)
     counters.row[Total.PID] = os.getpid()
     counters.row[Total.CPU] = cpu
-    work(tunnel, out, inn, fib, counters, scratch, spins)
+    work(tunnel, out, inn, fib, counters, ring, scratch, spins)
 
 
 def drop_privileges(identity: Identity | None) -> None:

@@ -34,6 +34,7 @@ MAY_IMPORT = {
 
 KERNELS = {
     "forwarder.batch",
+    "forwarder.capture",
     "forwarder.coalesce",
     "forwarder.inbound",
     "forwarder.outbound",
