@@ -11,6 +11,9 @@
     {op: list, after: n}                         routes: [[prefix, next hop, row]...], next
     {op: view}                                   capacity or nil, workers;
                                                  fds, read-only: FIB, rows, per-peer
+    {op: lookup, destination}                    reason, mtu_bytes, whole
+    {op: check_inbound, source, destination,     reason
+                        vtep}
     {op: stats}                                  per_worker, offloads, ...; fd, read-only: rows
     {op: capture}                                workers; fd: the memory of capture_ring.py
 
@@ -29,7 +32,7 @@ from forwarder import shm
 from forwarder.config import TunnelConfig
 from forwarder.counters import Counters, Drop
 from forwarder.fib.layout import Capacity, FibMemory
-from forwarder.fib.listing import list_peers
+from forwarder.fib.listing import find_route, list_peers
 from forwarder.fib.routes import (
     IPAddress,
     NextHop,
@@ -59,6 +62,19 @@ class SharedFib:
 
     memory: FibMemory
     counters: Counters
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What would become of a packet from a pod of this node."""
+
+    route: tuple[Prefix, NextHop] | None
+    """The longest prefix that holds its destination, and where that leads."""
+    reason: Drop
+    mtu_bytes: int
+    """The largest packet of its IP version that goes there unfragmented."""
+    whole: bool
+    """Whether TCP superpackets leave whole, by the tunnel-GSO path."""
 
 
 class ForwarderClient(RpcClient):
@@ -145,6 +161,22 @@ class ForwarderClient(RpcClient):
         """Every peer and its counters, see listing.list_peers."""
         shared = self.view_fib()
         return list_peers(shared.memory, shared.counters.per_peer) if shared else []
+
+    def lookup(self, destination: IPAddress) -> Lookup:
+        """What would happen to a pod's packets to `destination`."""
+        reply, _ = self.call("lookup", destination=str(destination))
+        shared = self.view_fib()
+        return Lookup(
+            find_route(shared.memory, destination) if shared else None,
+            Drop[reply["reason"].upper()],
+            reply["mtu_bytes"],
+            reply["whole"],
+        )
+
+    def check_inbound(self, source: IPAddress, destination: IPAddress, vtep: IPAddress) -> Drop:
+        """What would happen to a packet between two pods that arrives here, sent by `vtep`."""
+        arguments = {"source": str(source), "destination": str(destination), "vtep": str(vtep)}
+        return Drop[self.call("check_inbound", **arguments)[0]["reason"].upper()]
 
     def stats(self) -> dict[str, Any]:
         """Everything that is counted, and the state of workers, sockets, device and offloads."""

@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import pytun
 
-from forwarder import api, rpc, shm, stats, tun, tunnel_gso, udp, worker
+from forwarder import api, rehearsal, rpc, shm, stats, tun, tunnel_gso, udp, worker
 from forwarder.api import ForwarderError
 from forwarder.arrays import Longs
 from forwarder.capture_ring import memory_bytes, ring_of
 from forwarder.config import ConfigError, ForwarderOptions, TunnelConfig
 from forwarder.counters import IDLE, Counters, Total, rows_bytes
 from forwarder.crew import Crew, Duty, find_identity
-from forwarder.fib.layout import Capacity
+from forwarder.fib.layout import Capacity, FibView
 from forwarder.fib.listing import list_routes
 from forwarder.fib.routes import NextHop, Prefix, next_hop_from_wire, next_hop_to_wire
 from forwarder.fib.writer import FibFull
@@ -91,6 +91,8 @@ class Supervisor:
             "routes": self.write_routes,
             "list": self.list_routes,
             "view": self.view_fib,
+            "lookup": self.lookup,
+            "check_inbound": self.check_inbound,
             "stats": self.stats,
             "capture": self.share_capture,
         }
@@ -327,6 +329,23 @@ class Supervisor:
         capacity = asdict(self._fib.memory.capacity)
         fds = [self._fib.readonly_fd, self._readonly_rows_fd, self._fib.readonly_per_peer_fd]
         return {"capacity": capacity, "workers": len(self._crew.members)}, fds
+
+    def lookup(self, destination: str) -> Reply:
+        """What would happen to a pod's packets to an address."""
+        tunnel, view = self._rehearsed("lookup")
+        outcome = rehearsal.send(tunnel, view, ip_address(destination))
+        return {**outcome._asdict(), "reason": outcome.reason.name.lower()}, []
+
+    def check_inbound(self, source: str, destination: str, vtep: str) -> Reply:
+        """What would happen to a packet between two pods that a VTEP sends to us."""
+        addresses = (ip_address(source), ip_address(destination), ip_address(vtep))
+        reason = rehearsal.receive(*self._rehearsed("check_inbound"), *addresses)
+        return {"reason": reason.name.lower()}, []
+
+    def _rehearsed(self, op: str) -> tuple[Tunnel, FibView]:
+        if self._fib is None:
+            raise ForwarderError(f"{op}: there are no routes yet", retryable=True)
+        return self._tunnel(0), self._fib.memory.view
 
     def stats(self) -> Reply:
         """The state of workers, sockets, device and offloads; the rows of counters to read."""

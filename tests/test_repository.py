@@ -38,6 +38,7 @@ KERNELS = {
     "forwarder.coalesce",
     "forwarder.inbound",
     "forwarder.outbound",
+    "forwarder.rehearsal",
     "forwarder.superpacket",
     "forwarder.tun",
     "forwarder.udp",

@@ -13,7 +13,7 @@ from forwarder.fib.layout import (
     FibMemory,
     Kind,
 )
-from forwarder.fib.routes import Blackhole, Local, NextHop, Prefix, RemoteVtep
+from forwarder.fib.routes import Blackhole, IPAddress, Local, NextHop, Prefix, RemoteVtep
 
 
 def list_routes(
@@ -29,17 +29,42 @@ def list_routes(
     for slot in range(after, used):
         if len(page) == limit:
             return page, slot
-        entry = memory.routes[slot].copy()
-        row = int(entry["adjacency"])
-        if row == 0:
-            continue
-        version = int(entry["family"])
-        address = int.from_bytes(entry["address"].tobytes()[: 4 if version == 4 else 16], "big")
-        hop = _read_next_hop(memory, row)
-        # Still the same route on the same row: then the row was live all the time.
-        if hop is not None and memory.routes[slot] == entry:
-            page.append((Prefix(version, address, int(entry["prefix_length"])), hop, row))
+        if (route := _read_route(memory, slot)) is not None:
+            page.append(route)
     return page, None
+
+
+def find_route(memory: FibMemory, address: IPAddress) -> tuple[Prefix, NextHop] | None:
+    """The longest prefix that holds `address`, and its next hop: why it is routed as it is."""
+    routes = memory.routes[: int(memory.header["routes_used"])]
+    packed = np.frombuffer(address.packed.ljust(16, b"\0"), np.uint8)
+    masks = np.array([_mask(length) for length in range(129)], np.uint8)
+    differs = ((routes["address"] ^ packed) & masks[routes["prefix_length"]]).any(axis=1)
+    holding = np.flatnonzero(~differs & (routes["family"] == address.version))
+    for slot in holding[np.argsort(-routes["prefix_length"][holding].astype(int))]:
+        if (route := _read_route(memory, int(slot))) is not None:
+            return route[:2]
+    return None
+
+
+def _mask(length: int) -> list[int]:
+    """The first `length` of 128 bits, as 16 bytes."""
+    return list(((1 << 128) - (1 << (128 - length))).to_bytes(16, "big"))
+
+
+def _read_route(memory: FibMemory, slot: int) -> tuple[Prefix, NextHop, int] | None:
+    """What is in a slot of the routes; None: nothing, or it is being changed."""
+    entry = memory.routes[slot].copy()
+    row = int(entry["adjacency"])
+    if row == 0:
+        return None
+    version = int(entry["family"])
+    address = int.from_bytes(entry["address"].tobytes()[: 4 if version == 4 else 16], "big")
+    hop = _to_next_hop(memory.adjacencies[row].copy())
+    # Still the same route on the same row: then the row was live all the time.
+    if hop is None or memory.routes[slot] != entry:
+        return None
+    return Prefix(version, address, int(entry["prefix_length"])), hop, row
 
 
 def list_peers(memory: FibMemory, per_peer: Longs) -> list[tuple[RemoteVtep, list[int]]]:
@@ -73,10 +98,6 @@ def usage(memory: FibMemory) -> dict[str, int]:
         "adjacencies": len(_rows_led_to(memory)),
         "adjacencies_capacity": memory.capacity.adjacencies,
     }
-
-
-def _read_next_hop(memory: FibMemory, row: int) -> NextHop | None:
-    return _to_next_hop(memory.adjacencies[row].copy())
 
 
 def _to_next_hop(entry: Any) -> NextHop | None:

@@ -1,8 +1,10 @@
 """Routes and peers come back out as they were put in."""
 
+from ipaddress import ip_address
+
 import numpy as np
 
-from forwarder.fib.listing import list_peers, list_routes, usage
+from forwarder.fib.listing import find_route, list_peers, list_routes, usage
 from forwarder.fib.routes import Blackhole, Local, NextHop, Prefix
 from tests.forwarder.fibs import Fib, make_fib, vtep
 
@@ -76,3 +78,22 @@ def test_usage_counts_what_is_in_use() -> None:
         "adjacencies": 4,  # local, blackhole, two peers
         "adjacencies_capacity": 64,
     }
+
+
+def test_route_found_is_the_longest_that_holds_the_address() -> None:
+    fib = make_fib()
+    assert find_route(fib.memory, ip_address("10.0.0.1")) is None
+    fib.writer.apply(ROUTES)
+    expected = {
+        "10.0.0.1": "10.0.0.0/24",
+        "10.0.1.76": "10.0.1.0/24",
+        "10.0.1.77": "10.0.1.77/32",
+        "192.0.2.1": "0.0.0.0/0",
+        "2001:db8:5:ffff::": "2001:db8:5::/48",
+        "2001:db8:6::": "::/0",
+    }
+    for address, text in expected.items():
+        prefix = Prefix.parse(text)
+        assert find_route(fib.memory, ip_address(address)) == (prefix, ROUTES[prefix])
+    fib.route_to(("0.0.0.0/0", None))
+    assert find_route(fib.memory, ip_address("192.0.2.1")) is None
