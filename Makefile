@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo bench test check fuzz clean prepared root
+.PHONY: help install demo bench test check fuzz clean prepared prepared-for-tests root
 
 help:
 	@echo "make install   .venv with loden in it, ready to run"
@@ -47,6 +47,9 @@ clean:
 prepared:
 	@.ci/prepare $(PYTHON)
 
+prepared-for-tests:
+	@.ci/prepare $(PYTHON) tests
+
 root:
 	@[ "$$(id -u)" -eq 0 ] || { echo "this builds network namespaces and needs root"; exit 1; }
 
@@ -57,6 +60,6 @@ $(VENV)/installed: pyproject.toml | prepared
 	@$(BIN)/python -c "from forwarder.worker import compile_kernels; compile_kernels()"
 	@touch $@
 
-$(VENV)/installed-for-tests: $(VENV)/installed
+$(VENV)/installed-for-tests: $(VENV)/installed | prepared-for-tests
 	$(BIN)/python -m pip install --quiet --use-pep517 --disable-pip-version-check --editable ".[test,lint]"
 	@touch $@

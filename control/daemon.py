@@ -18,17 +18,17 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from control import node, own_lease, underlay
+from control import docker_service, node, own_lease, underlay
 from control.etcd import EtcdClient
 from control.etcd_types import Deletion, Event
 from control.exits import ControlError, RestartWanted
 from control.external_interface import ExternalInterface, ExternalInterfaceError
 from control.forwarder_keeper import ForwarderKeeper
 from control.health import HealthServer, health_pages
+from control.host_changes import FirewallChanges, HostChanges
 from control.host_keeper import HostKeeper
 from control.host_state import IPNetwork
 from control.lease import Lease, LeaseAttrs, config_key
-from control.link import HostChanges
 from control.loop import Loop
 from control.network_config import NetworkConfig, NetworkConfigError
 from control.options import ControlOptions
@@ -49,6 +49,8 @@ TICK_S = 5.0
 """Links, routes and rules are looked at this often, also when nothing said they changed."""
 HOST_SETTLE_S = 0.2
 """Changes of links and routes are gathered this long: some hosts have hundreds a second."""
+FIREWALL_SETTLE_S = 1.0
+"""Looking at the firewall's rules takes three programs."""
 GC_THRESHOLDS = (50_000, 20, 1_000)
 """Collections are rare: each full one walks all that is known of 50,000 nodes, and takes as long
 as hundreds of changes.  Reference counts free nearly everything; cycles are of young objects.
@@ -102,6 +104,8 @@ class Daemon:
         )
         changes = HostChanges()
         self._loop.watch(changes, lambda: self._note_host_change(changes))
+        firewall_changes = FirewallChanges()
+        self._loop.watch(firewall_changes, lambda: self._note_firewall_change(firewall_changes))
         pages = health_pages(lambda: self.beat_at, self.not_ready_because)
         health = HealthServer(self.options.healthz_ip, self.options.healthz_port, pages)
         is_last = False
@@ -136,6 +140,12 @@ class Daemon:
     def _note_host_change(self, changes: HostChanges) -> None:
         changes.drain()
         self._host_due_at = min(self._host_due_at, time.monotonic() + HOST_SETTLE_S)
+
+    def _note_firewall_change(self, changes: FirewallChanges) -> None:
+        changes.drain()
+        if self.host is not None:
+            self.host.note_firewall_change()
+            self._host_due_at = min(self._host_due_at, time.monotonic() + FIREWALL_SETTLE_S)
 
     def _seconds_to_next_task(self) -> float:
         due = [self._host_due_at, self._saved_state_due_at, self.saved.due_at]
@@ -379,7 +389,7 @@ class Daemon:
         return [reason for reason in reasons if reason is not None]
 
     def _become_ready(self) -> None:
-        """Packets can flow: subnet.env is written, last of all, and systemd is told."""
+        """Packets can flow: subnet.env is written, last of all, and systemd may start Docker."""
         if self.forwarder.link is None or self.not_ready_because():
             return
         assert self.config is not None
@@ -396,4 +406,6 @@ class Daemon:
             ) from error
         self.subnet_env = contents
         log.info("ready: subnet %s, %d routes", self.lease.subnet, self.forwarder.link.route_count)
+        if self.options.docker:
+            docker_service.follow_subnet(contents, path)
         self._notifier.ready(f"subnet {self.lease.subnet}")

@@ -114,6 +114,18 @@ NODE_OPTIONS = (
         help="How long the subnet stays ours when this node is silent.",
     ),
     option("--ip-masq/--no-ip-masq", default=False, help="Masquerade what leaves the cluster."),
+    option(
+        "--iptables-forward-rules/--no-iptables-forward-rules",
+        default=True,
+        help="Have the firewall accept what is forwarded from and to the cluster: in nftables, "
+        "and in iptables where it is in use.",
+    ),
+    option(
+        "--docker/--no-docker",
+        default=False,
+        help="Keep Docker's options in docker_opts.env beside the subnet file, and have systemd "
+        "restart Docker when they change.",
+    ),
     option("--healthz-ip", default="0.0.0.0", help="Address of the health server."),
     option(
         "--healthz-port",
@@ -216,6 +228,8 @@ def control_options(values: dict[str, Any]) -> ControlOptions:
         public_ipv6=values["public_ipv6"],
         subnet_file=values["subnet_file"],
         ip_masq=values["ip_masq"],
+        forward_rules=values["iptables_forward_rules"],
+        docker=values["docker"],
         lease_ttl_s=values["lease_ttl"],
         renew_margin_s=60.0 * values["subnet_lease_renew_margin"],
         healthz_ip=values["healthz_ip"],

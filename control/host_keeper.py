@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 from control import node
 from control.exits import ControlError
+from control.firewall import Firewall
+from control.firewall_tools import FirewallError
 from control.host_state import IPNetwork, LinkError
 from control.lease import NodeSubnet
 from control.link import HostNetwork
-from control.masquerade import Masquerade, MasqueradeError
 from control.network_config import NetworkConfig
 from control.options import ControlOptions
 from control.rib import Kind, Route
@@ -29,34 +30,43 @@ class HostKeeper:
         self.error: str | None = "the overlay device is not set up yet"
         """Why the host is not as it should be; None: it is."""
         self._host = HostNetwork(options.device, node.networks_of(config))
-        self._masquerade: Masquerade | None = None
-        if options.ip_masq:
-            self._masquerade = Masquerade(options.device, node.networks_of(config), subnet.networks)
+        self._firewall = Firewall(
+            options.device,
+            node.networks_of(config),
+            ip_masq=options.ip_masq,
+            forward=options.forward_rules,
+        )
+        self._moved_here: set[IPNetwork] = set()
         self._extra: set[IPNetwork] = set()
         self._vteps: dict[IPNetwork, IPAddress] = {}
         self._refused: frozenset[IPNetwork] = frozenset()
         self._direct: dict[IPNetwork, IPAddress] = {}
 
     def follow_routes(self, changed: Mapping[IPNetwork, Route | None]) -> bool:
-        """Takes note of routes the kernel must know too; whether `reconcile` has work to do.
+        """Takes note of routes the host must know too; whether `reconcile` has work to do.
 
         The kernel has one route for the whole network.  It needs others where that one is not the
         one it would take (node.needs_kernel_route), and for peers on our own link under
-        DirectRouting.
+        DirectRouting.  The firewall takes a pod that has moved here for one of ours.
         """
-        before = (set(self._extra), dict(self._direct))
+        before = (set(self._extra), dict(self._direct), set(self._moved_here))
         for prefix, route in changed.items():
             self._extra.discard(prefix)
             self._direct.pop(prefix, None)
             self._vteps.pop(prefix, None)
-            if route is None or route.kind is not Kind.REMOTE:
+            self._moved_here.discard(prefix)
+            if route is None:
+                continue
+            if route.kind is Kind.LOCAL and node.has_moved_in(prefix, self.config, self.subnet):
+                self._moved_here.add(prefix)
+            if route.kind is not Kind.REMOTE:
                 continue
             self._vteps[prefix] = route.public_ip
             if node.needs_kernel_route(prefix, self.config, self.subnet):
                 self._extra.add(prefix)
             elif self.config.direct_routing and self._host.reaches_directly(route.public_ip):
                 self._direct[prefix] = route.public_ip
-        return (self._extra, self._direct) != before
+        return (self._extra, self._direct, self._moved_here) != before
 
     def reconcile(self, mtu_bytes: int) -> None:
         """Puts right whatever is not as it should be.  What cannot be, it says once.
@@ -68,9 +78,10 @@ class HostKeeper:
         try:
             for change in self._host.reconcile(wanted):
                 log.info("host: %s", change)
-            if self._masquerade is not None and self._masquerade.reconcile():
-                log.info("host: masquerade rules written")
-        except (LinkError, MasqueradeError) as error:
+            self._firewall.follow([*self.subnet.networks, *self._moved_here])
+            for done in self._firewall.reconcile():
+                log.info("host: %s", done)
+        except (LinkError, FirewallError) as error:
             if not error.retryable:
                 raise ControlError(str(error)) from error
             if self.error != str(error):
@@ -90,13 +101,16 @@ class HostKeeper:
         self._refused = refused
         return refused
 
+    def note_firewall_change(self) -> None:
+        """The next `reconcile` looks whether our rules are still there."""
+        self._firewall.note_change()
+
     def leave(self) -> None:
         """At a real end: takes back what is ours.  subnet.env stays, as flannel leaves it."""
         try:
             self._host.remove()
-            if self._masquerade is not None:
-                self._masquerade.remove()
-        except (LinkError, MasqueradeError) as error:
+            self._firewall.remove()
+        except (LinkError, FirewallError) as error:
             log.warning("host: %s", error)
 
     def close(self) -> None:

@@ -4,7 +4,7 @@
                                      │       │ apply
              read_actual ────────────┘       v
                   ^                        kernel
-                  └──────────────────────────┘ HostChanges: something changed, look again
+                  └──────────────────────────┘ host_changes.py: something changed, look again
 
 The forwarder makes the overlay device; this module gives it MTU, addresses and routes. What
 somebody else took away is put back by the next `reconcile`; what is not ours is left alone.
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -31,13 +30,6 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.ethtool.ioctl import IoctlEthtool
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
-from pyroute2.netlink.rtnl import (
-    RTMGRP_IPV4_IFADDR,
-    RTMGRP_IPV4_ROUTE,
-    RTMGRP_IPV6_IFADDR,
-    RTMGRP_IPV6_ROUTE,
-    RTMGRP_LINK,
-)
 
 from control.host_state import (
     IPV6_SETTINGS,
@@ -288,49 +280,6 @@ class HostNetwork:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-class HostChanges:
-    """Tells that some link, address or route of the host has changed, whoever's it is.
-
-    Says no more than that: netlink drops notices when they come too fast, so the only safe
-    answer is to look at all again. `fileno()` goes into a poll beside other things.
-    """
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(
-            socket.AF_NETLINK,
-            socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
-            socket.NETLINK_ROUTE,
-        )
-        groups = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
-        self._socket.bind((0, groups | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE))
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def wait(self, timeout_s: float) -> bool:
-        """Whether something changed since the last call, or does so within `timeout_s`."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(timeout_s * 1000)) and self.drain()
-
-    def drain(self) -> bool:
-        """Take all notices that are waiting; whether there were any. Does not block."""
-        changed = False
-        while True:
-            try:
-                self._socket.recv(65_536)
-                changed = True
-            except BlockingIOError:
-                return changed
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                changed = True  # notices were lost: that is news as well
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 def device_has_feature(device: str, feature: str) -> bool:

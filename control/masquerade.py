@@ -7,27 +7,24 @@
 
 The `nft` tool writes all in one transaction: there is no moment with half the rules. Nothing
 outside the table is touched. As nftables works, an accept here ends this table's say and does not
-undo a drop in somebody else's.
+undo a drop in somebody else's: control/forward_accepts.py deals with the one that matters.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Any
 
+from control.firewall_tools import ToolRefusedError, run_tool
+
 IPNetwork = IPv4Network | IPv6Network
 
 NFT = "nft"
-NFT_DIRECTORIES = "/usr/sbin:/sbin"
-"""Where Debian has it, which is not on everybody's PATH."""
-NFT_TIMEOUT_S = 10.0
 
 LEAVE_ALONE_MARK = 0x4000
 """The mark of a packet that somebody else, such as kube-proxy, has decided about."""
@@ -37,33 +34,6 @@ _FAMILY = {4: "ip", 6: "ip6"}
 # linux/netfilter_ipv4.h: NF_IP_PRI_NAT_SRC and NF_IP_PRI_FILTER, the same for IPv6.
 _PRIORITY_SOURCE_NAT = 100
 _PRIORITY_FILTER = 0
-
-
-class MasqueradeError(Exception):
-    """The rules cannot be read or set; `retryable`: may trying again help?"""
-
-    retryable = True
-
-
-class NftMissingError(MasqueradeError):
-    """There is no `nft` on this host."""
-
-    retryable = False
-
-
-class NftNotPermittedError(MasqueradeError):
-    """CAP_NET_ADMIN is missing."""
-
-    retryable = False
-
-
-class NftRefusedError(MasqueradeError):
-    """Any other failure, with nft's own words in `said`."""
-
-    def __init__(self, said: str) -> None:
-        first_line = next(iter(said.strip().splitlines()), "it gave no reason")
-        super().__init__(f"firewall rules: nft failed: {first_line}")
-        self.said = said
 
 
 @dataclass(frozen=True)
@@ -105,9 +75,9 @@ class Masquerade:
         `device`: name of the overlay device; the table is named after it.
         `networks`: everything the overlay carries. `own_subnets`: what of it is on this node.
         Both may hold both address families, and may overlap.
-        `ip_masq`, `forward`: which of the chains to have.
+        `ip_masq`, `forward`: which of the chains to have; without any, there shall be no table.
         """
-        self.table = _table_name(device)
+        self.table = table_name(device)
         cluster, own = list(networks), list(own_subnets)
         chains = []
         if ip_masq:
@@ -119,34 +89,39 @@ class Masquerade:
         self._chains = _sealed(chains)
 
     def reconcile(self) -> bool:
-        """Have the rules in place; whether they had to be written. Raises MasqueradeError.
+        """Have the rules in place; whether they had to be written. Raises FirewallError.
 
         Rules are compared by their comments, since how nft lists a statement differs from version
         to version. A comment goes with its rule, and changes with any rule of the set; whoever
         edits one by hand and keeps the comment is taken at his word.
         """
-        if self._read_shape() == _shape_of(self._chains):
+        wanted = _shape_of(self._chains) if self._chains else None
+        if self._read_shape() == wanted:
             return False
-        _run_nft("-f", "-", script=_removal(self.table) + _ruleset(self.table, self._chains))
+        script = _removal(self.table)
+        if self._chains:
+            script += _ruleset(self.table, self._chains)
+        run_tool(NFT, "-f", "-", script=script)
         return True
 
     def remove(self) -> None:
-        """Take the table away, if there is one. Raises MasqueradeError."""
-        _run_nft("-f", "-", script=_removal(self.table))
+        """Take the table away, if there is one. Raises FirewallError."""
+        run_tool(NFT, "-f", "-", script=_removal(self.table))
 
     def _read_shape(self) -> Shape | None:
         try:
-            listing = json.loads(_run_nft("-j", "list", "table", "inet", self.table))
-        except NftRefusedError as refusal:
+            listing = json.loads(run_tool(NFT, "-j", "list", "table", "inet", self.table))
+        except ToolRefusedError as refusal:
             if "No such file or directory" in refusal.said:
                 return None
             raise
         except ValueError as error:
-            raise NftRefusedError(f"its listing is not JSON: {error}") from error
+            raise ToolRefusedError(NFT, f"its listing is not JSON: {error}") from error
         return _listed_shape(listing["nftables"])
 
 
-def _table_name(device: str) -> str:
+def table_name(device: str) -> str:
+    """Of the table with the rules of this overlay device; letters, digits and `_.-`."""
     # An interface may be called almost anything, a table may not.
     return "loden-" + re.sub(r"[^A-Za-z0-9_.-]", lambda found: f"_{ord(found[0]):x}_", device)
 
@@ -248,29 +223,3 @@ def _listed_shape(items: Iterable[dict[str, Any]]) -> Shape | None:
             case _:
                 return None
     return shape
-
-
-def _run_nft(*arguments: str, script: str = "") -> str:
-    """What it printed. Raises MasqueradeError."""
-    path = f"{os.environ.get('PATH', os.defpath)}:{NFT_DIRECTORIES}"
-    try:
-        done = subprocess.run(
-            [NFT, *arguments],
-            input=script,
-            capture_output=True,
-            text=True,
-            timeout=NFT_TIMEOUT_S,
-            env={**os.environ, "PATH": path, "LC_ALL": "C"},  # its errors in English
-        )
-    except FileNotFoundError as error:
-        raise NftMissingError(
-            "firewall rules: there is no nft on this host: install the package nftables"
-        ) from error
-    except subprocess.TimeoutExpired as error:
-        raise NftRefusedError(f"no answer within {NFT_TIMEOUT_S:g} s") from error
-    if done.returncode == 0:
-        return done.stdout
-    said = done.stderr or done.stdout
-    if "Operation not permitted" in said:
-        raise NftNotPermittedError("firewall rules: nft needs root or CAP_NET_ADMIN")
-    raise NftRefusedError(said)

@@ -88,3 +88,8 @@ def needs_kernel_route(prefix: IPNetwork, config: NetworkConfig, subnet: NodeSub
     bridge's route is the longer one: a pod that has moved away would be looked for at home.
     """
     return not lies_inside(prefix, networks_of(config)) or lies_inside(prefix, subnet.networks)
+
+
+def has_moved_in(prefix: IPNetwork, config: NetworkConfig, subnet: NodeSubnet) -> bool:
+    """Whether `prefix`, which is routed to this node, is a piece of another node's subnet."""
+    return lies_inside(prefix, networks_of(config)) and not lies_inside(prefix, subnet.networks)

@@ -31,6 +31,10 @@ class ControlOptions:
     subnet_file: Path = DEFAULT_PATH
     ip_masq: bool = False
     """Masquerade what leaves the cluster."""
+    forward_rules: bool = True
+    """Have the firewall accept what is forwarded from and to the cluster."""
+    docker: bool = False
+    """Keep Docker's options beside the subnet file, and restart Docker when they change."""
     lease_ttl_s: int = DEFAULT_TTL_S
     renew_margin_s: float = DEFAULT_RENEW_MARGIN_S
     healthz_ip: str = "0.0.0.0"

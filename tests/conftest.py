@@ -27,8 +27,10 @@ SESSION_MARK = "LODEN_TEST_SESSION"
 """In the environment of every process the tests start, so that a stray one is known as ours."""
 
 TOOLS = {
-    "netns": ("ip", "ping", "iperf3", "ethtool", "socat", "tcpdump", "tshark"),
+    "netns": ("ip", "nft", "iptables", "ping", "iperf3", "ethtool", "socat", "tcpdump", "tshark"),
     "etcd": ("etcd", "etcdctl"),
+    "docker": ("dockerd", "docker", "containerd", "runc", "busybox", "systemd-analyze"),
+    "cni": ("/usr/lib/cni/bridge", "/usr/lib/cni/portmap", "busybox"),
 }
 """The programs a test with this mark may use."""
 

@@ -59,7 +59,9 @@ def test_table_has_every_flag_of_run_and_no_other() -> None:
 def test_table_gives_the_defaults_in_force() -> None:
     flags = flags_of(command_named("run"))
     rows = re.findall(r"^\| `(--[\w-]+)` \| `?([^|`]+?)`? \|", README, re.MULTILINE)
-    stated = {flag: text for flag, text in rows if text not in ("off", "none", "all usable CPUs")}
+    words = {"on": "True", "off": "False"}
+    unset = ("none", "all usable CPUs")
+    stated = {flag: words.get(text, text) for flag, text in rows if text not in unset}
     assert stated
     assert stated == {flag: str(flags[flag].default) for flag in stated}
 

@@ -1,4 +1,4 @@
-"""Real etcd servers for the tests, each a process of its own on a free loopback port."""
+"""Real etcd servers for the tests, each a process of its own on a free loopback port; hosts."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 from control.embedded_etcd import LOOPBACK, EmbeddedEtcd
 from control.etcd import EtcdClient
 from control.etcd_config import EtcdConfig
+from tests.control.firewalls import Site, built_site
 
 _prefixes = itertools.count()
 
@@ -137,3 +138,10 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s"
         time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    """Three hosts to try firewall rules on."""
+    with built_site() as site:
+        yield site

@@ -65,6 +65,10 @@ def kernel_routes(host: Host) -> set[str]:
     return {line.split()[0] for line in said.splitlines()}
 
 
+def firewall(host: Host) -> str:
+    return host.run(["nft", "list", "ruleset"]).stdout
+
+
 def test_nodes_subnets_need_no_more_than_the_networks_route(
     keeper: HostKeeper, host: Host, device: str
 ) -> None:
@@ -100,6 +104,47 @@ def test_direct_routing_routes_only_who_is_on_the_link(
     assert kernel_routes(host) == {"10.7.0.0/16", "10.7.2.0/24"}
     keeper.leave()
     assert kernel_routes(host) == set()
+
+
+def test_pod_that_moved_here_is_masqueraded_as_ours(host: Host, device: str) -> None:
+    options = ControlOptions(EtcdConfig(), device="loden0", ip_masq=True)
+    with host.entered():
+        keeper = HostKeeper(options, CONFIG, SUBNET)
+        assert follow(keeper, route("10.7.2.9/32", Kind.LOCAL))
+        keeper.reconcile(1450)
+        assert "{ 10.7.1.0/24, 10.7.2.9 }" in firewall(host)
+        assert keeper.follow_routes({ip_network("10.7.2.9/32"): None})
+        keeper.reconcile(1450)
+        assert "10.7.2.9" not in firewall(host)
+        keeper.leave()
+        keeper.close()
+
+
+def test_forwarding_is_accepted_with_and_without_masquerading(
+    keeper: HostKeeper, host: Host, device: str
+) -> None:
+    keeper.reconcile(1450)
+    assert "ip daddr 10.7.0.0/16 accept" in firewall(host)
+    assert "masquerade" not in firewall(host)
+    host.run(["nft", "flush", "ruleset"])
+    keeper.note_firewall_change()
+    keeper.reconcile(1450)
+    assert "ip daddr 10.7.0.0/16 accept" in firewall(host)
+    keeper.leave()
+    assert firewall(host) == ""
+
+
+def test_rules_that_are_no_longer_wanted_go(keeper: HostKeeper, host: Host, device: str) -> None:
+    host.run(["iptables", "-P", "FORWARD", "DROP"])
+    keeper.reconcile(1450)
+    assert "loden-loden0" in host.run(["iptables-save"]).stdout
+    without = ControlOptions(EtcdConfig(), device="loden0", forward_rules=False)
+    with host.entered():
+        successor = HostKeeper(without, CONFIG, SUBNET)
+        successor.reconcile(1450)
+        successor.close()
+    assert "loden" not in firewall(host)
+    host.run(["nft", "flush", "ruleset"])
 
 
 def test_missing_device_is_said_once(keeper: HostKeeper, caplog: pytest.LogCaptureFixture) -> None:

@@ -23,7 +23,6 @@ from control.host_state import (
 )
 from control.link import (
     ROUTE_PROTOCOL,
-    HostChanges,
     HostNetwork,
     NotPermittedError,
     RouteConflictError,
@@ -235,29 +234,6 @@ def test_missing_privilege_is_said_and_final(
     finally:
         os.seteuid(0)
     assert not caught.value.retryable
-
-
-def test_changes_wake_the_reader_and_drain_clears_them(host: Namespace, tun: Any) -> None:
-    changes = HostChanges()
-    assert not changes.wait(timeout_s=0)
-
-    for command in (f"link set {DEVICE} up", "route add 10.8.0.0/16 dev eth0"):
-        host.ip(command)
-        assert changes.wait(timeout_s=5), command
-
-    assert not changes.drain()
-    tun.close()
-    assert changes.wait(timeout_s=5)
-    changes.close()
-
-
-def test_lost_notices_count_as_a_change(host: Namespace) -> None:
-    changes = HostChanges()
-    host.ip(*(f"route add 10.{a}.{b}.0/24 dev eth0" for a in range(1, 9) for b in range(256)))
-
-    assert changes.drain()
-    assert not changes.drain()
-    changes.close()
 
 
 def test_peer_on_the_wire_is_reached_directly_and_others_are_not(

@@ -1,11 +1,4 @@
-"""Rules in a real kernel's firewall, judged by the source addresses that arrive.
-
-                   ┌── node: pod 172.17.10.2, the rules under test
-    192.168.77.0 ──┼── peer: pod 172.17.11.2, no rules
-                   └── outside
-
-Instead of an overlay plain routes lead from node to peer: to the rules it is all the same.
-"""
+"""Rules in a real kernel's firewall, judged by the source addresses that arrive."""
 
 from __future__ import annotations
 
@@ -13,29 +6,23 @@ import contextlib
 import json
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
-from control import masquerade
-from control.masquerade import (
-    IPNetwork,
-    Masquerade,
-    MasqueradeError,
-    NftMissingError,
-    NftNotPermittedError,
-    NftRefusedError,
+from control import firewall_tools
+from control.firewall_tools import (
+    FirewallError,
+    ToolMissingError,
+    ToolNotPermittedError,
+    ToolRefusedError,
 )
-from perf.namespace import Namespace, run_command
-from perf.topology import Host, Pod, Topology
+from control.masquerade import Masquerade
+from perf.namespace import run_command
+from tests.control.firewalls import DEVICE, NETWORKS, OWN, PEERS, Site, source_seen
 
-DEVICE = "loden0"
 TABLE = "loden-loden0"
-NETWORKS: list[IPNetwork] = [IPv4Network("172.17.0.0/16"), IPv6Network("fd17::/48")]
-OWN: list[IPNetwork] = [IPv4Network("172.17.10.0/24"), IPv6Network("fd17:0:0:10::/64")]
-PEERS: list[IPNetwork] = [IPv4Network("172.17.11.0/24"), IPv6Network("fd17:0:0:11::/64")]
 IPV4, IPV6 = 0, 1  # of a pod's addresses
 
 LEAVE_ALONE = """
@@ -45,34 +32,6 @@ table inet elsewhere {
 """
 
 
-@dataclass
-class Site:
-    node: Host
-    peer: Host
-    outside: Host
-    pod: Pod
-    peer_pod: Pod
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    with Topology(hosts=3, ipv6=True) as topology:
-        node, peer, outside = topology.hosts
-        pod = node.add_pod(*OWN, mtu_bytes=1450)
-        peer_pod = peer.add_pod(*PEERS, mtu_bytes=1450)
-        for device in ("all", "eth0"):  # the node is on the way on purpose
-            node.set_sysctl(f"net/ipv4/conf/{device}/send_redirects", 0)
-        add_routes(node, PEERS, via=peer)
-        add_routes(peer, OWN, via=node)
-        add_routes(outside, NETWORKS, via=node)
-        yield Site(node, peer, outside, pod, peer_pod)
-
-
-def add_routes(host: Host, networks: list[IPNetwork], via: Host) -> None:
-    gateways = {4: via.address, 6: via.address_ipv6}
-    host.ip(*(f"route add {network} via {gateways[network.version]}" for network in networks))
-
-
 @pytest.fixture
 def rules(site: Site) -> Iterator[Masquerade]:
     """Not set yet. The test runs on the node."""
@@ -80,29 +39,6 @@ def rules(site: Site) -> Iterator[Masquerade]:
         rules = Masquerade(DEVICE, NETWORKS, OWN)
         yield rules
         rules.remove()
-
-
-def source_seen(
-    client: Namespace, server: Namespace, address: object, kind: socket.SocketKind
-) -> str:
-    """Whom the server sees when the client sends to it."""
-    family = socket.AF_INET6 if ":" in str(address) else socket.AF_INET
-    with server.entered():
-        receiver = socket.socket(family, kind)
-    with client.entered():
-        sender = socket.socket(family, kind)
-    with receiver, sender:
-        for end in (receiver, sender):
-            end.settimeout(5.0)
-        receiver.bind((str(address), 0))
-        if kind == socket.SOCK_DGRAM:
-            sender.sendto(b"who am I", receiver.getsockname()[:2])
-            return str(receiver.recvfrom(100)[1][0])
-        receiver.listen()
-        sender.connect(receiver.getsockname()[:2])
-        accepted, (source, *_) = receiver.accept()
-        accepted.close()
-        return str(source)
 
 
 def nft(*arguments: str) -> str:
@@ -297,8 +233,8 @@ def test_a_host_without_nft_is_told_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(masquerade, "NFT_DIRECTORIES", str(tmp_path))
-    with pytest.raises(NftMissingError, match="install the package nftables") as raised:
+    monkeypatch.setattr(firewall_tools, "DIRECTORIES", str(tmp_path))
+    with pytest.raises(ToolMissingError, match="install the package nftables") as raised:
         Masquerade(DEVICE, NETWORKS, OWN).reconcile()
     assert not raised.value.retryable
 
@@ -310,7 +246,7 @@ def test_a_lack_of_privilege_is_said(
     as_nobody = 'exec setpriv --reuid 65534 --clear-groups /usr/sbin/nft "$@"'
     with (
         nft_replaced(monkeypatch, tmp_path, as_nobody),
-        pytest.raises(NftNotPermittedError, match="CAP_NET_ADMIN") as raised,
+        pytest.raises(ToolNotPermittedError, match="CAP_NET_ADMIN") as raised,
     ):
         rules.reconcile()
     assert not raised.value.retryable
@@ -328,11 +264,11 @@ def test_a_lack_of_privilege_is_said(
 def test_what_nft_says_is_passed_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, message: str
 ) -> None:
-    monkeypatch.setattr(masquerade, "NFT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(firewall_tools, "TIMEOUT_S", 0.3)
     with (
         nft_replaced(monkeypatch, tmp_path, script),
-        pytest.raises(NftRefusedError, match=message) as raised,
+        pytest.raises(ToolRefusedError, match=message) as raised,
     ):
         Masquerade(DEVICE, NETWORKS, OWN).reconcile()
-    assert isinstance(raised.value, MasqueradeError)
+    assert isinstance(raised.value, FirewallError)
     assert raised.value.retryable

@@ -1,0 +1,95 @@
+"""Our firewall rules on this host: what they are made of, and when to look after them.
+
+Rules are looked at when ours have to change, when the kernel says that somebody changed some
+(control/host_changes.py), and now and then, since the older iptables change without a notice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+
+from control.firewall_tools import ToolMissingError
+from control.forward_accepts import ForwardAccepts
+from control.host_state import IPNetwork
+from control.masquerade import Masquerade
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 60.0
+
+
+class Firewall:
+    """All rules of one overlay device, in the network namespace of the thread that calls."""
+
+    def __init__(
+        self, device: str, networks: Iterable[IPNetwork], *, ip_masq: bool, forward: bool
+    ) -> None:
+        """
+        `device`: name of the overlay device. `networks`: everything the overlay carries.
+        `ip_masq`: masquerade what leaves the cluster, or enters it elsewhere.
+        `forward`: accept what is forwarded from and to the cluster.
+        """
+        self._device, self._networks = device, tuple(networks)
+        self._ip_masq, self._forward = ip_masq, forward
+        self._own: frozenset[IPNetwork] | None = None
+        self._table: Masquerade | None = None
+        self._accepts = ForwardAccepts(device, self._networks)
+        self._has_nft = True
+        self._due_at = 0.0
+
+    def follow(self, own_subnets: Iterable[IPNetwork]) -> None:
+        """`own_subnets`: what of the networks is on this node."""
+        own = frozenset(own_subnets)
+        if own == self._own:
+            return
+        self._own = own
+        self._table = Masquerade(
+            self._device,
+            self._networks,
+            sorted(own, key=str),
+            ip_masq=self._ip_masq,
+            forward=self._forward,
+        )
+        self.note_change()
+
+    def note_change(self) -> None:
+        """Somebody's rules have changed: the next `reconcile` looks at ours."""
+        self._due_at = 0.0
+
+    def reconcile(self) -> list[str]:
+        """Have our rules in place, and none that is not wanted (any more).
+
+        To be called often; it mostly has nothing to do. Returns what it did, in words. Raises
+        FirewallError.
+        """
+        if time.monotonic() < self._due_at:
+            return []
+        done = []
+        if self._reconcile_table():
+            done.append("firewall rules written")
+        if not self._forward:
+            self._accepts.remove()
+        elif self._accepts.reconcile():
+            done.append("forwarding accepted among iptables' rules")
+        self._due_at = time.monotonic() + LOOK_AGAIN_S
+        return done
+
+    def _reconcile_table(self) -> bool:
+        if self._table is None or not self._has_nft:
+            return False
+        try:
+            return self._table.reconcile()
+        except ToolMissingError as error:
+            if self._ip_masq:
+                raise
+            log.warning("%s", error)  # packets flow without accepts, where nobody drops
+            self._has_nft = False
+            return False
+
+    def remove(self) -> None:
+        """Take our rules away, if there are any. Raises FirewallError."""
+        if self._table is not None and self._has_nft:
+            self._table.remove()
+        self._accepts.remove()
