@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make install   .venv with loden in it, ready to run"
 	@echo "make demo      two hosts, one overlay: shown and measured (needs root)"
-	@echo "make bench     loden beside the kernel's vxlan, with a report (needs root)"
+	@echo "make bench     loden beside its peers, with a report in perf-results/ (needs root)"
 	@echo "make test      all tests, namespaces and a real etcd included (needs root)"
 	@echo "make check     format, lint, types, then all tests"
 	@echo "make fuzz      malformed packets, for a minute"
@@ -23,8 +23,8 @@ install: $(VENV)/installed
 demo: root $(VENV)/installed
 	@$(BIN)/loden demo
 
-# OPTIONS: those of `python -m perf`, such as OPTIONS=--quick; the report goes to stdout.
-bench: root $(VENV)/installed
+# OPTIONS: those of `python -m perf`, such as OPTIONS=--quick.
+bench: root $(VENV)/installed-for-bench
 	@$(BIN)/python -m perf $(OPTIONS)
 
 # What cannot be tested here is a failure and not a skip.
@@ -60,6 +60,10 @@ $(VENV)/installed: pyproject.toml | prepared
 	@$(BIN)/python -c "from forwarder.worker import compile_kernels; compile_kernels()"
 	@touch $@
 
+$(VENV)/installed-for-bench: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --use-pep517 --disable-pip-version-check --editable ".[perf]"
+	@touch $@
+
 $(VENV)/installed-for-tests: $(VENV)/installed | prepared-for-tests
-	$(BIN)/python -m pip install --quiet --use-pep517 --disable-pip-version-check --editable ".[test,lint]"
+	$(BIN)/python -m pip install --quiet --use-pep517 --disable-pip-version-check --editable ".[test,lint,perf]"
 	@touch $@

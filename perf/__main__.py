@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import json
+import os
 import shutil
 import sys
 import time
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,21 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from perf import bench
+from perf import bench, plots, record_commands
 from perf.catalogue import CONTENDERS, MEASURES, SCENES
 from perf.demo import stop_in_order_on_signals, why_not_here
 from perf.machine import describe_machine
 from perf.measure import QUICK, Effort, Scene
-from perf.report import target_cell, to_markdown
-from perf.results import Results, to_json
+from perf.record import Run
+from perf.record_commands import RESULTS_FILE, write_all
+from perf.report import aim, to_markdown
+from perf.results import Results
 
 REPEAT, QUICK_REPEAT = 5, 1
+FOLDER = Path("perf-results")
 
 
-@click.command("perf")
+@click.group("perf", invoke_without_command=True)
 @click.option("--quick", is_flag=True, help="Under two minutes: short, and one round.")
 @click.option(
     "--only",
@@ -47,28 +52,31 @@ REPEAT, QUICK_REPEAT = 5, 1
     help=f"Rounds.  [{REPEAT}, with --quick {QUICK_REPEAT}]",
 )
 @click.option(
-    "--json",
-    "json_path",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False, writable=True),
-    help="Write every reading there.",
+    "--output",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, file_okay=False),
+    help=f"Where results and report go.  [{FOLDER}/DATE-TIME]",
 )
 @click.option("--list", "list_only", is_flag=True, help="List measures and contenders, and end.")
+@click.pass_context
 def command(
+    context: click.Context,
     quick: bool,
     only: tuple[str, ...],
     peers: tuple[str, ...],
     repeat: int | None,
-    json_path: Path | None,
+    output: Path | None,
     list_only: bool,
 ) -> None:
     """Measure loden, the kernel's vxlan and the bare underlay on the same topologies.
 
     Builds network namespaces of its own, takes every measure in interleaved rounds, and prints a
-    report in Markdown.  The exit status is 1 if a measurement failed.  Needs root.
+    report in Markdown; the same as a page with plots, and every reading as JSON, go into a folder.
+    The exit status is 1 if a measurement failed.  Needs root.
     """
-    scenes = [scene.narrowed(only, peers) for scene in SCENES]
-    scenes = [scene for scene in scenes if bench.contenders_of(scene)]
+    if context.invoked_subcommand is not None:
+        return
+    scenes = narrowed(SCENES, only, peers)
     if list_only:
         list_all(scenes)
         return
@@ -78,39 +86,72 @@ def command(
         raise click.ClickException(reason)
     if shutil.which("ethtool") is None:
         raise click.ClickException("ethtool is missing, install Debian's package: ethtool")
-    stop_in_order_on_signals()
-    effort, rounds = (QUICK, repeat or QUICK_REPEAT) if quick else (Effort(), repeat or REPEAT)
-    about: dict[str, Any] = {
-        "begun": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "quick": quick,
-        "repeat": rounds,
-        "machine": describe_machine(),
-    }
-    begun = time.monotonic()
-    record = run_and_show(scenes, effort, rounds)
-    about |= {"seconds": time.monotonic() - begun, "sites": record.facts}
-    results = Results(record.outcomes)
-    if json_path is not None:
-        text = json.dumps(to_json(results, scenes, effort, about), indent=1, ensure_ascii=False)
-        json_path.write_text(text + "\n")
-    click.echo(to_markdown(results, scenes, about), nl=False)
-    sys.exit(1 if results.failures() else 0)
+    measure(scenes, quick, repeat, output)
+
+
+for subcommand in record_commands.COMMANDS:
+    command.add_command(subcommand)
+
+
+def narrowed(
+    scenes: Iterable[Scene[Any]], only: tuple[str, ...], peers: tuple[str, ...]
+) -> list[Scene[Any]]:
+    """Without those in which nothing is left to measure."""
+    chosen = [scene.narrowed(only, peers) for scene in scenes]
+    return [scene for scene in chosen if bench.contenders_of(scene)]
 
 
 def list_all(scenes: list[Scene[Any]]) -> None:
     """Names for --only and --peers, and what is aimed at."""
-    nothing = Results([])
     for scene in scenes:
         click.echo(f"{scene.title}:")
         for measure in scene.measures:
             names = [name for name in measure.contenders if name in scene.sites]
             click.echo(f"  {measure.name:20}{measure.title}, {measure.unit}: {', '.join(names)}")
             for target in measure.targets:
-                aim = target_cell(nothing, measure, target).partition(":")[0]
-                click.echo(f"  {'':20}  target: {target.contender} {aim}")
+                click.echo(f"  {'':20}  target: {target.contender} {aim(measure, target)}")
     click.echo("contenders:")
     for name, what in CONTENDERS.items():
         click.echo(f"  {name:20}{what}")
+
+
+def measure(scenes: list[Scene[Any]], quick: bool, repeat: int | None, output: Path | None) -> None:
+    """Runs the benchmark, prints and writes the report, and exits."""
+    now = datetime.datetime.now().astimezone()
+    folder = output or FOLDER / f"{now:%Y-%m-%d-%H%M%S}"
+    if reason := why_not_into(folder):
+        raise click.ClickException(reason)
+    if reason := plots.why_none():
+        click.echo(f"the report will be without plots: {reason}", err=True)
+    stop_in_order_on_signals()
+    effort, rounds = (QUICK, repeat or QUICK_REPEAT) if quick else (Effort(), repeat or REPEAT)
+    about: dict[str, Any] = {
+        "begun": now.isoformat(timespec="seconds"),
+        "quick": quick,
+        "repeat": rounds,
+        "effort": asdict(effort),
+        "machine": describe_machine(),
+    }
+    begun = time.monotonic()
+    record = run_and_show(scenes, effort, rounds)
+    about |= {"seconds": time.monotonic() - begun, "sites": record.facts}
+    run = Run(about, scenes, Results(record.outcomes), CONTENDERS)
+    click.echo(to_markdown(run), nl=False)
+    for path in write_all(run, folder):
+        click.echo(f"written: {path}", err=True)
+    sys.exit(1 if run.results.failures() else 0)
+
+
+def why_not_into(folder: Path) -> str | None:
+    """Why results cannot be written there: better said before the run than after."""
+    if (folder / RESULTS_FILE).exists():
+        return f"--output: {folder} has results already; name another folder"
+    nearest = next(
+        path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
+    )
+    if not os.access(nearest, os.W_OK):
+        return f"--output: {nearest} cannot be written to"
+    return None
 
 
 def run_and_show(scenes: list[Scene[Any]], effort: Effort, rounds: int) -> bench.Record:

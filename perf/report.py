@@ -1,56 +1,84 @@
-"""The results as Markdown: one table per scene, each figure beside its target."""
+"""A run as Markdown: a table per scene, each figure beside its target, then a table per curve."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from perf.measure import Measure, Scene, Status, Target
-from perf.results import Results, Spread
+from perf.markdown import figure, in_capitals, range_of, table, times
+from perf.measure import Curve, Measure, Scene, Status, Target
+from perf.record import Run
+from perf.results import Results, curves_of
 
 HEADINGS = ("what", "contender", "median", "min–max", "ratio", "target", "besides")
+HOW_TO_READ = (
+    "A figure is the median of its rounds, the spread beside it the smallest and the largest. "
+    "Ratios are taken pair by pair within each round, to the contender named. perf/README.md "
+    "explains the method."
+)
 
 
-def to_markdown(results: Results, scenes: Sequence[Scene[Any]], about: dict[str, Any]) -> str:
-    """`about`: as in the JSON."""
-    parts = ["# loden benchmark", "\n".join(about_lines(about))]
-    for scene in scenes:
-        rows = [row for measure in scene.measures for row in rows_of(results, measure, scene)]
+def to_markdown(run: Run) -> str:
+    parts = ["# loden benchmark", bullets(about_lines(run))]
+    for scene in run.scenes:
+        rows = [row for m in scene.measures if stands_alone(m) for row in rows_of(run, m, scene)]
         if rows:
-            parts.append(f"## {scene.title[0].upper()}{scene.title[1:]}")
-            parts.append(table(HEADINGS, rows))
-    parts.append(
-        "Ratios are taken pair by pair within each round, to the contender named; median and "
-        "min–max. perf/README.md explains the method."
-    )
+            parts += [f"## {in_capitals(scene.title)}", table(HEADINGS, rows)]
+    for curve, measures in curves_of(run.scenes).items():
+        cells = table(curve_headings(curve, measures), curve_rows(run, measures))
+        parts += [f"## {in_capitals(curve.title)}", cells]
+    if reasons := list(missing(run)):
+        parts += ["## Not measured", bullets(reasons)]
+    parts.append(HOW_TO_READ)
     return "\n\n".join(parts) + "\n"
 
 
-def about_lines(about: dict[str, Any]) -> Iterator[str]:
+def bullets(lines: Iterator[str] | Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def about_lines(run: Run) -> Iterator[str]:
+    about = run.about
     machine = about["machine"]
-    yield f"- {about['begun']}, {about['repeat']} rounds, {about['seconds']:.0f} s"
+    rounds = f"{about['repeat']} round{'s' if about['repeat'] > 1 else ''}"
+    yield f"{about['begun']}, {rounds}, {about['seconds']:.0f} s"
     if about["quick"]:
-        yield "- **--quick: short and few; good to see that it works, not to compare by**"
-    yield f"- {machine['cpus']} CPUs: {machine['cpu']}; load before: {machine['load_before']}"
-    yield f"- Linux {machine['kernel']} {machine['architecture']}, Python {machine['python']}"
-    packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
+        yield "**--quick: short and few; good to see that it works, not to compare by**"
+    yield f"{machine['cpus']} CPUs: {machine['cpu']}; load before: {machine['load_before']}"
+    yield f"Linux {machine['kernel']} {machine['architecture']}, Python {machine['python']}"
+    packages = (f"{name} {number}" for name, number in machine["packages"].items() if number)
     changed = " with uncommitted changes" if machine["uncommitted_changes"] else ""
-    yield f"- {packages}; commit {(machine['commit'] or 'unknown')[:12]}{changed}"
+    yield f"{', '.join(packages)}; commit {(machine['commit'] or 'unknown')[:12]}{changed}"
+    yield from offload_lines(run)
 
 
-def rows_of(results: Results, measure: Measure[Any], scene: Scene[Any]) -> Iterator[Sequence[str]]:
+def offload_lines(run: Run) -> Iterator[str]:
+    """Which offloads of the underlay's interface were on, for each kind of underlay."""
+    for name, sites in run.about.get("sites", {}).items():
+        shown = {tuple(f["offloads"].items()) for f in sites.values() if "offloads" in f}
+        for offloads in sorted(shown):
+            on = ", ".join(feature for feature, active in offloads if active) or "none"
+            yield f"offloads on in `{name}`: {on}"
+
+
+def stands_alone(measure: Measure[Any]) -> bool:
+    """Whether it has rows of its own, and not only its place on a curve."""
+    return not measure.points or bool(measure.targets)
+
+
+def rows_of(run: Run, measure: Measure[Any], scene: Scene[Any]) -> Iterator[Sequence[str]]:
     """One per contender that was to be measured."""
     for contender in (name for name in measure.contenders if name in scene.sites):
-        spread = results.spread(measure.name, contender)
+        spread = run.results.spread(measure.name, contender)
         targets = [target for target in measure.targets if target.contender == contender]
         yield (
             f"{measure.title} ({measure.unit})",
             contender,
             "" if spread is None else figure(spread.median),
             "" if spread is None else range_of(spread),
-            ratio_cell(results, measure, contender),
-            "; ".join(target_cell(results, measure, target) for target in targets),
-            besides_cell(results, measure, contender),
+            ratio_cell(run.results, measure, contender),
+            "; ".join(target_cell(run.results, measure, target) for target in targets),
+            besides_cell(run.results, measure, contender),
         )
 
 
@@ -59,15 +87,21 @@ def ratio_cell(results: Results, measure: Measure[Any], contender: str) -> str:
     if than is None or than == contender:
         return ""
     ratio = results.ratio(measure.name, contender, than)
-    return "" if ratio is None else f"{ratio.median:.2f} × {than} ({range_of(ratio)})"
+    if ratio is None:
+        return ""
+    spread = f"{times(ratio.low)}–{times(ratio.high)}" if ratio.count > 1 else range_of(ratio)
+    return f"{times(ratio.median)} × {than} ({spread})"
+
+
+def aim(measure: Measure[Any], target: Target) -> str:
+    bound = "≥" if measure.more_is_better else "≤"
+    limit = f"{bound} {target.limit:g}" + (f" × {target.than}" if target.than else "")
+    return limit + (f" at {target.of}" if target.of else "")
 
 
 def target_cell(results: Results, measure: Measure[Any], target: Target) -> str:
-    bound = "≥" if measure.more_is_better else "≤"
-    limit = f"{bound} {target.limit:g}" + (f" × {target.than}" if target.than else "")
-    limit += f" at {target.of}" if target.of else ""
     verdict = {True: "met", False: "**missed**", None: "**no figure**"}
-    return f"{limit}: {verdict[results.is_met(measure, target)]}"
+    return f"{aim(measure, target)}: {verdict[results.is_met(measure, target)]}"
 
 
 def besides_cell(results: Results, measure: Measure[Any], contender: str) -> str:
@@ -92,32 +126,39 @@ def detail(name: str, value: float) -> str:
     return f"{value:.3%}" if name == "loss" else figure(value)
 
 
-def figure(value: float) -> str:
-    """Three significant digits; large whole numbers as they are."""
-    if abs(value) >= 1000 or value == int(value):
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+def curve_headings(curve: Curve, measures: Sequence[tuple[float, Measure[Any]]]) -> list[str]:
+    """What the columns are, then each x."""
+    unit = measures[0][1].unit
+    x_unit = f" ({curve.x_unit})" if curve.x_unit else ""
+    return [f"{unit}; {curve.x_name}{x_unit} →", *(figure(x) for x, _ in measures)]
 
 
-def range_of(spread: Spread) -> str:
-    return f"{figure(spread.low)}–{figure(spread.high)}" if spread.count > 1 else "one round"
+def curve_rows(run: Run, measures: Sequence[tuple[float, Measure[Any]]]) -> list[list[str]]:
+    """One per contender that had a turn at any point of the curve."""
+    names = dict.fromkeys(name for _, measure in measures for name in measure.contenders)
+    return [
+        [name, *(point_cell(run.results, measure, name) for _, measure in measures)]
+        for name in names
+        if any(run.results.of(measure.name, name) for _, measure in measures)
+    ]
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """In columns of even width, to be read as it is, too; what repeats stands once."""
-    shown: list[Sequence[str]] = []
-    before = ""
-    for first, *rest in rows:
-        shown.append(("" if first == before else first, *rest))
-        before = first
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in shown]
-    lines = [list(headings), ["---"] * len(headings), *cells]
-    *widths, _ = (max(len(line[column]) for line in lines) for column in range(len(headings)))
-    widths.append(3)  # the last column may be as long as it likes
-    lines[1] = ["-" * width for width in widths]
-    return "\n".join(
-        "| "
-        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        + " |"
-        for line in lines
-    )
+def point_cell(results: Results, measure: Measure[Any], contender: str) -> str:
+    spread = results.spread(measure.name, contender)
+    if spread is None:
+        outcomes = results.of(measure.name, contender)
+        return f"**{outcomes[0].status.value}**" if outcomes else ""
+    return figure(spread.median) + (f" ({range_of(spread)})" if spread.count > 1 else "")
+
+
+def missing(run: Run) -> Iterator[str]:
+    """What failed or was skipped on the curves, each reason once; the tables have their own."""
+    told = set()
+    for measure in (m for m in run.measures() if not stands_alone(m)):
+        for contender in measure.contenders:
+            for status in (Status.FAILED, Status.SKIPPED):
+                for reason in run.results.reasons(measure.name, contender, status):
+                    key = (measure.points[0].curve.name, contender, status, reason)
+                    if key not in told:
+                        told.add(key)
+                        yield f"{key[0]}, {contender}: **{status.value}**: {shortened(reason)}"

@@ -1,16 +1,13 @@
-"""What the outcomes say: medians, spreads, ratios pair by pair, targets met; and all as JSON."""
+"""What the outcomes say: medians, spreads, ratios pair by pair, targets met."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from perf.measure import Curve, Effort, Measure, Outcome, Scene, Status, Target
-
-FORMAT = 1
-"""Of the JSON; another one is another number."""
+from perf.measure import Curve, Measure, Outcome, Scene, Status, Target
 
 
 @dataclass(frozen=True)
@@ -87,49 +84,3 @@ def curves_of(scenes: Sequence[Scene[Any]]) -> dict[Curve, list[tuple[float, Mea
         for point in measure.points:
             curves.setdefault(point.curve, []).append((point.x, measure))
     return {curve: sorted(found, key=lambda pair: pair[0]) for curve, found in curves.items()}
-
-
-def to_json(
-    results: Results,
-    scenes: Sequence[Scene[Any]],
-    effort: Effort,
-    about: dict[str, Any],
-) -> dict[str, Any]:
-    """Plain values; `about`: when, where and how it was run."""
-    return {
-        "format": FORMAT,
-        **about,
-        "effort": asdict(effort),
-        "curves": {
-            curve.name: {"title": curve.title, "x_name": curve.x_name, "x_unit": curve.x_unit}
-            for curve in curves_of(scenes)
-        },
-        "measures": {
-            measure.name: {
-                "title": measure.title,
-                "scene": scene.name,
-                "unit": measure.unit,
-                "more_is_better": measure.more_is_better,
-                "reference": measure.reference,
-                "targets": [
-                    {**asdict(target), "met": results.is_met(measure, target)}
-                    for target in measure.targets
-                ],
-                "points": [{"curve": p.curve.name, "x": p.x} for p in measure.points],
-            }
-            for scene in scenes
-            for measure in scene.measures
-        },
-        "outcomes": [
-            {
-                "measure": outcome.measure,
-                "contender": outcome.contender,
-                "round": outcome.round,
-                "status": outcome.status.value,
-                "value": outcome.reading.value if outcome.reading else None,
-                "details": dict(outcome.reading.details) if outcome.reading else {},
-                "why_not": outcome.why_not,
-            }
-            for outcome in results.outcomes
-        ],
-    }

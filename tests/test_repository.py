@@ -121,7 +121,8 @@ def _is_module(name: str) -> bool:
 
 def test_tox_pins_the_lowest_versions_that_are_allowed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    requirements = project["dependencies"] + project["optional-dependencies"]["test"]
+    extras = project["optional-dependencies"]
+    requirements = project["dependencies"] + extras["test"] + extras["perf"]
     listed = "\n".join(line for line in requirements if ";" not in line)
     bounds = dict(re.findall(r"(?m)^([\w-]+)[=>]=([\d.]+)", listed))
     pins = dict(re.findall(r"lowest: ([\w-]+)==([\d.]+)", (ROOT / "tox.ini").read_text()))

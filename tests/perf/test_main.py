@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
+from perf import __main__ as main
 from perf.__main__ import command
 from perf.catalogue import CONTENDERS, MEASURES
 from perf.namespace import list_namespaces
@@ -37,18 +39,20 @@ def assert_nothing_is_left(process: subprocess.Popen[str], temporary: Path) -> N
 
 
 @pytest.mark.netns
-def test_run_prints_a_report_and_writes_json(tmp_path: Path) -> None:
-    temporary, json_path = tmp_path / "temporary", tmp_path / "out.json"
+def test_run_prints_a_report_and_writes_results(tmp_path: Path) -> None:
+    temporary, folder = tmp_path / "temporary", tmp_path / "some" / "where"
     temporary.mkdir()
     options = ("--only", "latency", "--peers", "kernel", "--peers", "bare", "--repeat", "2")
-    process = start(temporary, *options, "--json", str(json_path))
+    process = start(temporary, *options, "--output", str(folder))
     report, progress = process.communicate(timeout=120)
 
     assert process.returncode == 0, progress + report
     assert "| request and response, median (µs) | " in report
     assert "× kernel (" in report
     assert "round 2" in progress
-    written = json.loads(json_path.read_text())
+    assert (folder / "report.md").read_text() == report
+    assert f"written: {folder / 'report.html'}\n" in progress
+    written = json.loads((folder / "results.json").read_text())
     assert [(o["contender"], o["round"]) for o in written["outcomes"]] == [
         ("bare", 0),
         ("kernel", 0),
@@ -62,7 +66,8 @@ def test_run_prints_a_report_and_writes_json(tmp_path: Path) -> None:
 
 @pytest.mark.netns
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
-    process = start(tmp_path, "--only", "tcp1", "--peers", "kernel", "--repeat", "100")
+    output = ("--output", str(tmp_path / "results"))
+    process = start(tmp_path, "--only", "tcp1", "--peers", "kernel", "--repeat", "100", *output)
     assert process.stderr
     for line in process.stderr:
         if "round 1" in line:
@@ -106,3 +111,9 @@ def test_user_without_root_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert result.exit_code == 1
     assert "needs root" in result.output
+
+
+def test_results_are_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(click.ClickException, match="has results already; name another folder"):
+        main.measure([], quick=True, repeat=1, output=tmp_path)

@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from perf.measure import Effort, Measure, Outcome, Reading, Scene, Site, Status, Target
-from perf.report import figure, table, to_markdown
-from perf.results import Results
+from perf.measure import Outcome, Target
+from perf.report import to_markdown
+from tests.perf.runs import measured, run_of, skipped, speed
 
-ABOUT = {
-    "begun": "2026-01-02T03:04:05+00:00",
-    "repeat": 3,
-    "seconds": 12.3,
-    "quick": False,
-    "machine": {
-        "cpu": "A CPU",
-        "cpus": 2,
-        "load_before": 0.1,
-        "kernel": "6.18",
-        "architecture": "x86_64",
-        "python": "3.11.7",
-        "packages": {"loden": "0.1.0"},
-        "commit": "0123456789abcdef",
-        "uncommitted_changes": True,
-    },
-}
+TARGETS = (Target("ours", 2.0, "theirs"), Target("other", 3.0, "theirs"))
 
 
-def never(site: Site, effort: Effort) -> Reading:
-    raise AssertionError("not to be taken")
-
-
-def report_of(outcomes: list[Outcome], **about: object) -> str:
-    names = ("ours", "theirs", "other")
-    targets = (Target("ours", 2.0, "theirs"), Target("other", 3.0, "theirs"))
-    measure = Measure[Site](
-        "speed", "speed", "m/s", names, never, lambda e: 1.0, True, "theirs", targets
-    )
-    scene = Scene[Site]("road", "a road", dict.fromkeys(names, never), (measure,))  # type: ignore[arg-type]
-    return to_markdown(Results(outcomes), [scene], {**ABOUT, **about})
+def report_of(outcomes: list[Outcome], **about: Any) -> str:
+    return to_markdown(run_of(outcomes, speed(*TARGETS), **about))
 
 
 def outcomes(contender: str, *values: float) -> list[Outcome]:
-    return [
-        Outcome("speed", contender, number, Status.MEASURED, Reading(value, {"loss": 0.0005}))
-        for number, value in enumerate(values)
-    ]
+    return measured(contender, *values, details={"loss": 0.0005})
 
 
 def cells_of(report: str, contender: str) -> list[str]:
@@ -61,7 +32,7 @@ def test_row_has_median_spread_ratio_and_verdict() -> None:
         "ours",
         "5",
         "4–6",
-        "2.50 × theirs (2–3)",
+        "2.50 × theirs (2.00–3.00)",
         "≥ 2 × theirs: met",
         "loss 0.050%",
     ]
@@ -78,24 +49,23 @@ def test_missed_target_stands_out() -> None:
 
 
 def test_failure_has_a_reason_and_no_figure() -> None:
-    failed = [Outcome("speed", "other", n, Status.FAILED, None, "it | burns") for n in range(2)]
-    skipped = [Outcome("speed", "ours", 0, Status.SKIPPED, None, "not here")]
-    lines = report_of(failed + skipped).replace("\\|", "/")
+    failed = measured("other", None, None)
+    lines = report_of(failed + skipped("ours", "not | here")).replace("\\|", "/")
 
     assert cells_of(lines, "other")[2:] == [
         "",
         "",
         "",
         "≥ 3 × theirs: **no figure**",
-        "**failed × 2**: it / burns",
+        "**failed × 2**: it burns",
     ]
-    assert cells_of(lines, "ours")[6] == "**skipped × 1**: not here"
+    assert cells_of(lines, "ours")[6] == "**skipped × 1**: not / here"
 
 
 def test_long_reason_is_shortened() -> None:
     reason = "it ended with 1:\n  Traceback\n  File x\n  OSError: no room"
-    report = report_of([Outcome("speed", "other", 0, Status.FAILED, None, reason)])
-    assert cells_of(report, "other")[6] == "**failed × 1**: it ended with 1: … OSError: no room"
+    report = report_of(skipped("other", reason))
+    assert cells_of(report, "other")[6] == "**skipped × 1**: it ended with 1: … OSError: no room"
 
 
 def test_machine_and_conditions_are_told() -> None:
@@ -104,20 +74,26 @@ def test_machine_and_conditions_are_told() -> None:
         assert told in report
     assert "--quick" not in report
     assert "--quick" in report_of([], quick=True)
+    assert "offloads on in `road`: gears\n" in report_of([])
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"), [(0.2571, "0.257"), (12.34, "12.3"), (5.0, "5"), (123456.7, "123,457")]
-)
-def test_figures_have_three_digits(value: float, shown: str) -> None:
-    assert figure(value) == shown
-
-
-def test_table_lines_up() -> None:
-    lines = table(("a", "b", "c"), [("long", "1", "x"), ("long", "2", "y")]).splitlines()
-    assert lines == [
-        "| a    | b   | c   |",
-        "| ---- | --- | --- |",
-        "| long | 1   | x   |",
-        "|      | 2   | y   |",
+def test_curve_has_a_row_per_contender_and_a_column_per_point() -> None:
+    outcomes = [
+        *measured("ours", 5, 6, 7, measure="steep"),
+        *measured("ours", 9, 9, 9, measure="flat"),
+        *measured("theirs", None, measure="steep"),
+        *measured("theirs", 8, measure="flat"),
     ]
+    measures = (speed(name="steep", slopes=(1000,)), speed(name="flat", slopes=(0.5,)))
+    report = to_markdown(run_of(outcomes, *measures))
+
+    assert "## Speed on slopes\n" in report
+    heading, _, ours, theirs = (line for line in report.splitlines() if line.startswith("| "))
+    assert [cell.strip() for cell in heading.split("|")[1:-1]] == [
+        "m/s; slope (%) →",
+        "0.5",
+        "1,000",
+    ]
+    assert [cell.strip() for cell in ours.split("|")[1:-1]] == ["ours", "9 (9–9)", "6 (5–7)"]
+    assert [cell.strip() for cell in theirs.split("|")[1:-1]] == ["theirs", "8", "**failed**"]
+    assert "- slope, theirs: **failed**: it burns\n" in report

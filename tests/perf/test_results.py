@@ -2,53 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
 
-from perf.measure import (
-    QUICK,
-    Curve,
-    Effort,
-    Measure,
-    Outcome,
-    Point,
-    Reading,
-    Scene,
-    Status,
-    Target,
-)
-from perf.measure import Site as AnySite
-from perf.results import Results, Spread, curves_of, to_json
-
-
-def measured(contender: str, *values: float | None) -> list[Outcome]:
-    """One per round; None: it failed."""
-    return [
-        Outcome("speed", contender, number, Status.FAILED, None, "it burns")
-        if value is None
-        else Outcome("speed", contender, number, Status.MEASURED, Reading(value, {"lost": number}))
-        for number, value in enumerate(values)
-    ]
-
-
-def never(site: AnySite, effort: Effort) -> Reading:
-    raise AssertionError("not to be taken")
-
-
-def speed(*targets: Target, more_is_better: bool = True) -> Measure[AnySite]:
-    return Measure(
-        "speed",
-        "speed",
-        "m/s",
-        ("ours", "theirs"),
-        never,
-        lambda effort: 1.0,
-        more_is_better,
-        "theirs",
-        targets,
-    )
+from perf.measure import Curve, Point, Scene, Site, Status, Target
+from perf.results import Results, Spread, curves_of
+from tests.perf.runs import measured, speed
 
 
 def test_median_is_the_median() -> None:
@@ -115,37 +75,10 @@ def test_curve_has_its_measures_in_order() -> None:
     flat = replace(speed(), name="flat", points=(Point(slope, 0), Point(wind, 0)))
     steep = replace(speed(), name="steep", points=(Point(slope, 20),))
     hill = replace(speed(), name="hill", points=(Point(slope, 5),))
-    scenes = [Scene[AnySite]("road", "", {}, (steep, flat)), Scene[AnySite]("up", "", {}, (hill,))]
+    scenes = [Scene[Site]("road", "", {}, (steep, flat)), Scene[Site]("up", "", {}, (hill,))]
 
     assert curves_of(scenes) == {slope: [(0, flat), (5, hill), (20, steep)], wind: [(0, flat)]}
-    written = to_json(Results([]), scenes, QUICK, {})
-    assert written["curves"]["slope"] == {
-        "title": "speed on slopes",
-        "x_name": "slope",
-        "x_unit": "%",
-    }
-    assert written["measures"]["flat"]["points"] == [
-        {"curve": "slope", "x": 0},
-        {"curve": "wind", "x": 0},
-    ]
 
 
 def test_details_are_medians_too() -> None:
     assert Results(measured("ours", 1, 1, 1)).details("speed", "ours") == {"lost": 1}
-
-
-def test_json_has_every_reading_and_the_reasons_for_the_missing() -> None:
-    target = Target("ours", 2.0, "theirs")
-    scene = Scene[AnySite]("road", "a road", {}, (speed(target),))
-    results = Results(measured("ours", 4, None) + measured("theirs", 2, 2))
-
-    written = json.loads(json.dumps(to_json(results, [scene], QUICK, {"machine": {"cpus": 2}})))
-
-    assert written["machine"] == {"cpus": 2}
-    assert written["effort"]["tcp_s"] == 1
-    assert written["measures"]["speed"]["targets"] == [
-        {"contender": "ours", "limit": 2.0, "than": "theirs", "of": None, "met": True}
-    ]
-    first, second, *_ = written["outcomes"]
-    assert (first["status"], first["value"], first["details"]) == ("measured", 4, {"lost": 0})
-    assert (second["status"], second["value"], second["why_not"]) == ("failed", None, "it burns")
