@@ -166,6 +166,7 @@ FORWARDER_OPTIONS = (
     option("--user", default="nobody", help="Whom the workers become."),
     option("--tso/--no-tso", default=True, help="Take TCP superpackets from the device."),
     option("--uso/--no-uso", default=True, help="Take UDP superpackets from the device."),
+    option("--coalesce/--no-coalesce", default=True, help="Deliver many packets in one write."),
     option("--udp-gso/--no-udp-gso", default=True, help="Send many datagrams per message."),
     option("--udp-gro/--no-udp-gro", default=True, help="Receive many datagrams per message."),
     option("--tunnel-gso/--no-tunnel-gso", default=True, help="Have the NIC cut superpackets."),

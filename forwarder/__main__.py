@@ -44,6 +44,7 @@ def choose_cpus(cpus: str | None, workers: int | None) -> tuple[int, ...]:
 @click.option("--user", default="nobody", show_default=True, help="Whom the workers become.")
 @click.option("--tso/--no-tso", default=True, help="Take TCP superpackets from the device.")
 @click.option("--uso/--no-uso", default=True, help="Take UDP superpackets from the device.")
+@click.option("--coalesce/--no-coalesce", default=True, help="Deliver many packets in one write.")
 @click.option("--udp-gso/--no-udp-gso", default=True, help="Send many datagrams per message.")
 @click.option("--udp-gro/--no-udp-gro", default=True, help="Receive many datagrams per message.")
 @click.option("--tunnel-gso/--no-tunnel-gso", default=True, help="Have the NIC cut superpackets.")
@@ -62,6 +63,7 @@ def command(
     user: str,
     tso: bool,
     uso: bool,
+    coalesce: bool,
     udp_gso: bool,
     udp_gro: bool,
     tunnel_gso: bool,
@@ -88,6 +90,7 @@ def command(
             user=user,
             tso=tso,
             uso=uso,
+            coalesce=coalesce,
             udp_gso=udp_gso,
             udp_gro=udp_gro,
             tunnel_gso=tunnel_gso,

@@ -10,6 +10,7 @@ from forwarder.arrays import Bytes, Int
 from forwarder.batch import CHAIN_MAX, OPEN_SLOTS, Inbound
 from forwarder.counters import Drop
 from forwarder.jit import kernel
+from forwarder.tunnel import Tunnel
 from forwarder.wire.checksum import fold, ipv4_checksum_is_right, ones_sum, pseudo_sum
 from forwarder.wire.ip import (
     IPV4_BYTES,
@@ -39,7 +40,7 @@ IP_PACKET_MAX = 65535
 
 
 @kernel
-def coalesce(batch: Inbound, frames: Int, mtu_bytes: Int) -> Int:
+def coalesce(batch: Inbound, frames: Int, tunnel: Tunnel) -> Int:
     """Arranges all frames without a drop reason in chains; returns the number of chains.
 
     Chains are delivered in order of their first frame.  A flow's chain grows until something of
@@ -65,7 +66,7 @@ def coalesce(batch: Inbound, frames: Int, mtu_bytes: Int) -> Int:
         batch.chain_count[chain] = 1
         batch.chain_bytes[chain] = batch.length[f]
         batch.chain_size[chain] = batch.length[f] - header_length(batch, f)
-        batch.chain_open[chain] = may_lead(batch, f, mtu_bytes)
+        batch.chain_open[chain] = may_lead(batch, f, tunnel)
     return chains
 
 
@@ -79,10 +80,12 @@ def header_length(batch: Inbound, frame: Int) -> Int:
 
 
 @kernel
-def may_lead(batch: Inbound, frame: Int, mtu_bytes: Int) -> bool:
+def may_lead(batch: Inbound, frame: Int, tunnel: Tunnel) -> bool:
     """Whether other packets may be appended to this one."""
     kind, start, length = batch.kind[frame], batch.start[frame], batch.length[frame]
-    if kind == L4_OPAQUE or length > mtu_bytes:
+    if kind == L4_OPAQUE or length > tunnel.mtu_bytes:
+        return False
+    if not (tunnel.coalesce_tcp if kind == L4_TCP else tunnel.coalesce_udp):
         return False
     data = batch.data
     # IP options and extension headers speak of one packet: leave those alone.

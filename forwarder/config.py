@@ -92,6 +92,8 @@ class ForwarderOptions:
     """Take TCP superpackets from the overlay device."""
     uso: bool = True
     """Take UDP superpackets from it (Linux 6.2)."""
+    coalesce: bool = True
+    """Hand many packets of a flow to it in one write."""
     udp_gso: bool = True
     """Send many datagrams in one message (UDP_SEGMENT)."""
     udp_gro: bool = True

@@ -71,7 +71,7 @@ def turn(
         frames = cut(batch, messages)
         counters.row[IN_BATCHES_AT + bucket_of(frames)] += 1
         decapsulate(tunnel, batch, frames, fib)
-        chains = coalesce(batch, frames, tunnel.mtu_bytes)
+        chains = coalesce(batch, frames, tunnel)
         deliver(tunnel, batch, chains, counters)
         count(batch, frames, counters)
         if ring.controls[Control.ARMED_UNTIL_NS]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytun
 
-from forwarder import api, rehearsal, rpc, shm, stats, tun, tunnel_gso, udp, worker
+from forwarder import api, rehearsal, rpc, selftest, shm, stats, tun, tunnel_gso, udp, worker
 from forwarder.api import ForwarderError
 from forwarder.arrays import Longs
 from forwarder.capture_ring import memory_bytes, ring_of
@@ -32,16 +32,15 @@ from forwarder.counters import IDLE, Counters, Total, rows_bytes
 from forwarder.crew import Crew, Duty, find_identity
 from forwarder.fib.layout import Capacity, FibView
 from forwarder.fib.listing import list_routes
-from forwarder.fib.routes import NextHop, Prefix, next_hop_from_wire, next_hop_to_wire
+from forwarder.fib.routes import IPAddress, NextHop, Prefix, next_hop_from_wire, next_hop_to_wire
 from forwarder.fib.writer import FibFull
 from forwarder.held_fib import HeldFib
+from forwarder.offloads import NOT_TRIED, ON, REFUSED, Offloads
 from forwarder.path_mtu import REFRESH_S
 from forwarder.rpc import Reply
 from forwarder.tunnel import Tunnel
 
 log = logging.getLogger("loden.forwarder")
-
-SWITCHED_OFF = "switched off"
 
 
 class Supervisor:
@@ -72,8 +71,8 @@ class Supervisor:
         switches: Longs = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.int64)
         self._udp_gso, self._tunnel_gso = switches[:1], switches[1:3]
         self._udp_gso[0] = options.udp_gso
+        self._offloads = Offloads(options)
         self._tap: list[pytun.TunTapDevice] | None = None
-        self._tunnel_gso_state = "not tried yet" if options.tunnel_gso else SWITCHED_OFF
         self._stopping = False
         self._refresh_at = 0.0
         self._started_at = time.monotonic()
@@ -110,6 +109,8 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # wakes the selector
         try:
             started = time.monotonic()
+            self._offloads.heed(selftest.run())
+            self._udp_gso[0] &= self._offloads["udp_gso"]
             worker.compile_kernels()
             gc.collect()
             gc.freeze()  # the workers share this memory: the collector shall not touch it
@@ -170,6 +171,7 @@ class Supervisor:
         if self._fib is None or self.config is None or time.monotonic() < self._refresh_at:
             return
         self._refresh_at = time.monotonic() + REFRESH_S
+        self._offload_states()
         config = self.config
         changed = self._fib.path_mtus.refresh(config.addresses, config.mtu_bytes)
         if changed:
@@ -201,24 +203,24 @@ class Supervisor:
                 if self._fib is not None and self.config is not None:
                     self._start_crew()
         tap = tunnel_gso.device_name(new.device) if self._tap else None
-        return {"offloads": self._offloads(), "tap": tap}, []
+        return {"offloads": self._offload_states(), "tap": tap}, []
 
     def try_tunnel_gso(self, interface: str, probe: str, why_not: str) -> Reply:
         """Switches the tunnel-GSO path on if a probe leaves by `interface`, off with a reason."""
-        if self._tap is None or self.config is None:
-            return {"state": self._tunnel_gso_state}, []
-        if why_not:
-            self._tunnel_gso[:] = 0
-            self._tunnel_gso_state = why_not
-            return {"state": why_not}, []
-        destination = ip_address(probe)
+        if self._tap is not None and self.config is not None:
+            self._offloads.say("tunnel_gso", why_not or self._probe(interface, ip_address(probe)))
+            if why_not:
+                self._tunnel_gso[:] = 0
+        return {"state": self._offload_states()["tunnel_gso"]}, []
+
+    def _probe(self, interface: str, destination: IPAddress) -> str:
+        """Tries the tunnel-GSO path towards a VTEP; the state it is in then."""
+        assert self._tap is not None
+        assert self.config is not None
         templates = tunnel_gso.make_templates(self._tap[0].hwaddr, self.config.addresses)
         passes = tunnel_gso.probe(self._tap[0], templates, interface, destination)
         self._tunnel_gso[int(destination.version == 6)] = passes
-        self._tunnel_gso_state = (
-            "on" if self._tunnel_gso.any() else f"a probe did not leave by {interface}"
-        )
-        return {"state": self._tunnel_gso_state}, []
+        return ON if self._tunnel_gso.any() else f"a probe did not leave by {interface}"
 
     def _open(self, new: TunnelConfig) -> None:
         """Opens device and sockets for `new`.  What cannot be opened leaves the old ones open."""
@@ -249,21 +251,27 @@ class Supervisor:
             tunnel_gso.close(self._tap)
         self._tunnel_gso[:] = 0
         self._tap = tunnel_gso.open_tap(name, len(self._crew.members))
-        if self._tap is None:
-            self._tunnel_gso_state = "refused by this kernel (6.17 is the first that can)"
+        refused = f"{REFUSED} (6.17 is the first that can)"
+        self._offloads.say("tunnel_gso", NOT_TRIED if self._tap else refused)
 
     def _open_device(self, name: str) -> tun.Device:
         workers = len(self._crew.members)
         try:
-            return tun.open_device(name, workers, self.options.tso, self.options.uso)
+            wanted = self._offloads["tun_tso"], self._offloads["tun_uso"]
+            device = tun.open_device(name, workers, *wanted)
         except tun.DeviceError as error:
             raise ForwarderError(str(error)) from error
+        if not device.tso:
+            self._offloads.refuse("tun_tso")
+        if not device.uso:
+            self._offloads.refuse("tun_uso")
+        return device
 
     def _open_sockets(self, new: TunnelConfig) -> list[udp.WorkerSockets]:
         workers = len(self._crew.members)
         try:
             return udp.open_sockets(
-                new.addresses, new.port, new.lanes, workers, self.options.udp_gro
+                new.addresses, new.port, new.lanes, workers, self._offloads["udp_gro"]
             )
         except udp.SocketError as error:
             raise ForwarderError(str(error)) from error
@@ -364,22 +372,19 @@ class Supervisor:
             **stats.process_usage(os.getpid()),
             "up_s": now - self._started_at,
             "control_gone_s": None if self._controller else now - self._controller_gone_at,
-            "offloads": self._offloads(),
+            "offloads": self._offload_states(),
             "path_mtus": self._fib.path_mtus.limits() if self._fib else {},
             "device_drops": stats.device_drops(self._device.name) if self._device else 0,
             "per_worker": workers,
         }, [self._readonly_rows_fd]
 
-    def _offloads(self) -> dict[str, str]:
-        """Each offload: on, switched off, or refused."""
-        asked, device = self.options, self._device
-        return {
-            "tun_tso": _in_words(asked.tso, device is None or device.tso),
-            "tun_uso": _in_words(asked.uso, device is None or device.uso),
-            "udp_gso": _in_words(asked.udp_gso, bool(self._udp_gso[0])),
-            "udp_gro": _in_words(asked.udp_gro, True),
-            "tunnel_gso": self._tunnel_gso_state,
-        }
+    def _offload_states(self) -> dict[str, str]:
+        """Each offload with "on", or why it is not."""
+        if not self._udp_gso[0]:  # a worker has met a refusal
+            self._offloads.refuse("udp_gso")
+        if not self._tunnel_gso.any():
+            self._offloads.refuse("tunnel_gso")
+        return self._offloads.states()
 
     def share_capture(self) -> Reply:
         """The memory that workers copy packets to when asked; see capture_reader.py."""
@@ -410,6 +415,8 @@ class Supervisor:
             mac=np.frombuffer(bytearray(self.config.mac), np.uint8),
             mtu_bytes=self.config.mtu_bytes,
             path_mtu=self._fib.path_mtus.column,
+            coalesce_tcp=self._offloads["coalesce_tcp"],
+            coalesce_udp=self._offloads["coalesce_udp"],
             udp_gso=self._udp_gso,
             tap_fd=self._tap[index].fileno() if self._tap else -1,
             templates=tunnel_gso.make_templates(tap_mac, self.config.addresses),
@@ -425,9 +432,3 @@ def _socket_fields(config: TunnelConfig) -> tuple[object, ...]:
 
 def _descriptors(sockets: list[socket.socket | None]) -> Any:
     return np.array([-1 if s is None else s.fileno() for s in sockets], np.int64)
-
-
-def _in_words(asked: bool, works: bool) -> str:
-    if not asked:
-        return SWITCHED_OFF
-    return "on" if works else "refused by this kernel"

@@ -56,7 +56,8 @@ def open_device(name: str, queues: int, want_tso: bool = True, want_uso: bool = 
             exclusive = pytun.IFF_TUN_EXCL if index == 0 else 0
             opened.append(pytun.TunTapDevice(name=name, flags=flags | exclusive))
         tso = want_tso and _set_offloads(opened, CSUM_AND_TSO)
-        uso = tso and want_uso and _set_offloads(opened, CSUM_AND_TSO | USO)
+        with_uso = USO | (CSUM_AND_TSO if tso else TUN_F_CSUM)
+        uso = want_uso and _set_offloads(opened, with_uso)
         for queue in opened:
             os.set_blocking(queue.fileno(), False)
     except (OSError, pytun.Error, ValueError) as error:

@@ -25,6 +25,9 @@ class Tunnel(NamedTuple):
     """MTU of the overlay device: the largest inner packet."""
     path_mtu: Words
     """uint32 per adjacency: a smaller limit towards that peer, 0: none; see path_mtu.py."""
+    coalesce_tcp: bool
+    """Whether packets of a TCP flow are handed to the device in one write."""
+    coalesce_udp: bool
     udp_gso: Longs
     """int64[1]: 1 while UDP_SEGMENT is used; set to 0 for good when the kernel refuses it."""
     tap_fd: int

@@ -116,6 +116,8 @@ def compile_kernels() -> None:
         mac=np.zeros(6, np.uint8),
         mtu_bytes=1450,
         path_mtu=np.frombuffer(bytes(4), np.uint32),  # read-only, as the column is
+        coalesce_tcp=True,
+        coalesce_udp=True,
         udp_gso=np.ones(1, np.int64),
         tap_fd=-1,
         templates=np.zeros((2, tunnel_gso.TEMPLATE_BYTES), np.uint8),

@@ -64,6 +64,8 @@ def make_tunnel(
         mac=to_array(mac),
         mtu_bytes=mtu_bytes,
         path_mtu=limits,
+        coalesce_tcp=True,
+        coalesce_udp=True,
         udp_gso=np.array([udp_gso], np.int64),
         tap_fd=-1,
         templates=make_templates(TAP_MAC, (own_ipv4, own_ipv6)),
@@ -211,7 +213,7 @@ def run_inbound(
     reasons = [DROPS[reason] for reason in batch.reason[:frames].tolist()]
     kept = [f for f in range(frames) if reasons[f] == Drop.NONE]
     packets = {f: frame_bytes(batch, f) for f in kept}
-    chains = int(coalesce(batch, frames, tunnel.mtu_bytes))
+    chains = int(coalesce(batch, frames, tunnel))
     written = [read_chain(batch, chain, tunnel.mtu_bytes) for chain in range(chains)]
     return Delivery(written, reasons, packets, {f: int(batch.flow[f]) for f in kept})
 

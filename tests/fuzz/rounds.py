@@ -74,7 +74,7 @@ class Fuzzer:
         self.inputs += frames
         self.accepted += int((batch.reason[:frames] == Drop.NONE).sum())
         kept = self.compare_decapsulated(messages, came) if compare else []
-        chains = int(coalesce(batch, frames, MTU))
+        chains = int(coalesce(batch, frames, tunnel))
         expect(invariants.check_chains(batch, frames, chains, self._scratch))
         if compare:
             self.compare_chains(kept, chains)

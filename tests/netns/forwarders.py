@@ -53,9 +53,12 @@ class Forwarder:
         self.log_path = self.run_dir / "log"
         self.pod: Pod = host.add_pod(*self.subnets, mtu_bytes=MTU_BYTES)
 
-    def start(self, *options: str) -> None:
-        """Returns when its socket answers; the first start of all compiles."""
-        argv = [sys.executable, "-m", "forwarder", "--run-dir", str(self.run_dir), *options]
+    def start(self, *options: str, module: str = "forwarder") -> None:
+        """Returns when its socket answers; the first start of all compiles.
+
+        `module`: another one that runs the forwarder, with something changed.
+        """
+        argv = [sys.executable, "-m", module, "--run-dir", str(self.run_dir), *options]
         with self.log_path.open("ab") as output:
             self.process = self.host.popen(
                 argv, stdout=output, stderr=subprocess.STDOUT, cwd=PACKAGES_DIR
@@ -124,9 +127,9 @@ class Pair:
             for number, host in enumerate(topology.hosts[:2])
         ]
 
-    def start(self, *options: str) -> None:
+    def start(self, *options: str, module: str = "forwarder") -> None:
         for end in self.ends:
-            end.start(*options)
+            end.start(*options, module=module)
         for end, other in (self.ends, self.ends[::-1]):
             hop = other.as_next_hop()
             end.configure({Prefix.of(subnet): hop for subnet in other.subnets})
@@ -150,10 +153,11 @@ def pair_of_forwarders(
     hosts: int = 2,
     plain_nic: bool = False,
     ipv6_underlay: bool = False,
+    module: str = "forwarder",
 ) -> Iterator[Pair]:
     with Topology(hosts, ipv6=True, plain_nic=plain_nic) as topology:
         pair = Pair(topology, directory, ipv6_underlay)
-        pair.start(*options)
+        pair.start(*options, module=module)
         yield pair
         for end in pair.ends:
             end.client.close()

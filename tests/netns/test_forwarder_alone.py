@@ -23,6 +23,7 @@ from scapy.packet import Packet
 from scapy.utils import rdpcap
 
 from forwarder.fib.routes import IPAddress, Prefix, RemoteVtep
+from forwarder.selftest import TESTS
 from forwarder.wire.vxlan import format_mac, parse_mac
 from perf.namespace import Namespace, run_command
 from perf.peers import KernelVxlan
@@ -84,13 +85,30 @@ def test_bytes_arrive_as_they_were_sent(pair: Pair, near: int, far: int, version
     assert_bytes_arrive(pair.ends[near].pod, pair.ends[far].pod, pair.address_of(far, version))
 
 
-@pytest.mark.parametrize("switch", ["--no-tso", "--no-uso", "--no-udp-gso", "--no-udp-gro"])
+@pytest.mark.parametrize(
+    "switch", ["--no-tso", "--no-uso", "--no-coalesce", "--no-udp-gso", "--no-udp-gro"]
+)
 def test_each_offload_can_be_switched_off(tmp_path: Path, switch: str) -> None:
     with pair_of_forwarders(tmp_path, [switch]) as pair:
         assert "switched off" in pair.ends[0].client.stats()["offloads"].values()
         for near, far in WAYS:
             source, sink = pair.ends[near].pod, pair.ends[far].pod
             assert_bytes_arrive(source, sink, pair.address_of(far, 4))
+
+
+def test_kernel_that_fails_every_test_is_used_without_offloads(tmp_path: Path) -> None:
+    with pair_of_forwarders(tmp_path, module="tests.netns.broken_kernel") as pair:
+        end = pair.ends[0]
+        states = end.client.stats()["offloads"]
+        assert {states[name] for name in TESTS} == {"failed its test: this kernel is broken"}
+        for name in TESTS:
+            assert end.log().count(f"{name} is not used any more: failed its test") == 1
+        for near, far in WAYS:
+            source, sink = pair.ends[near].pod, pair.ends[far].pod
+            assert_bytes_arrive(source, sink, pair.address_of(far, 4))
+        totals = end.client.stats()["totals"]
+        assert totals["out_messages"] == totals["out_segments"]  # no datagram travelled with others
+        assert totals["tun_writes"] >= totals["in_packets"] > 1000
 
 
 def test_underlay_may_be_ipv6(tmp_path: Path) -> None:
