@@ -23,6 +23,7 @@ from control.options import (
     ControlOptions,
 )
 from control.subnet_env import DEFAULT_PATH
+from forwarder.dscp import parse_dscp
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -62,6 +63,15 @@ def check_device_name(ctx: click.Context, param: click.Parameter, value: str) ->
     if not re.fullmatch(r"[^/:\s%]{1,15}", value) or value in (".", ".."):
         allowed = "1 to 15 characters without '/', ':', '%' or white space"
         raise click.BadParameter(f"{value!r} is not allowed; allowed: {allowed}", ctx, param)
+    return value
+
+
+def check_dscp(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Passes on what names a DSCP.  Raises click.BadParameter."""
+    try:
+        parse_dscp(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
     return value
 
 
@@ -170,6 +180,13 @@ FORWARDER_OPTIONS = (
     option("--udp-gso/--no-udp-gso", default=True, help="Send many datagrams per message."),
     option("--udp-gro/--no-udp-gro", default=True, help="Receive many datagrams per message."),
     option("--tunnel-gso/--no-tunnel-gso", default=True, help="Have the NIC cut superpackets."),
+    option(
+        "--dscp",
+        default="0",
+        metavar="0-63|copy",
+        callback=check_dscp,
+        help="DSCP of outer packets, or copy: the inner packet's.",
+    ),
     option(
         "--busy-poll-turns",
         type=click.IntRange(0, 1_000_000),

@@ -48,6 +48,7 @@ def choose_cpus(cpus: str | None, workers: int | None) -> tuple[int, ...]:
 @click.option("--udp-gso/--no-udp-gso", default=True, help="Send many datagrams per message.")
 @click.option("--udp-gro/--no-udp-gro", default=True, help="Receive many datagrams per message.")
 @click.option("--tunnel-gso/--no-tunnel-gso", default=True, help="Have the NIC cut superpackets.")
+@click.option("--dscp", default="0", show_default=True, help="DSCP of outer packets, or copy.")
 @click.option(
     "--busy-poll-turns",
     type=click.IntRange(0, 1_000_000),
@@ -67,6 +68,7 @@ def command(
     udp_gso: bool,
     udp_gro: bool,
     tunnel_gso: bool,
+    dscp: str,
     busy_poll_turns: int,
     verbose: bool,
 ) -> None:
@@ -94,6 +96,7 @@ def command(
             udp_gso=udp_gso,
             udp_gro=udp_gro,
             tunnel_gso=tunnel_gso,
+            dscp=dscp,
             busy_poll_turns=busy_poll_turns,
         )
         supervisor.Supervisor(options).run()

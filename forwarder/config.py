@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from forwarder.dscp import parse_dscp
 from forwarder.fib.routes import IPAddress
 from forwarder.wire.vxlan import DEFAULT_PORT, VNI_MAX, format_mac, parse_mac
 
@@ -100,8 +101,16 @@ class ForwarderOptions:
     """Receive many datagrams in one message (UDP_GRO)."""
     tunnel_gso: bool = True
     """Have the NIC cut TCP superpackets, where kernel and NIC can (Linux 6.17)."""
+    dscp: str = "0"
+    """Of outer packets, 0 to 63, or "copy": the inner packet's; see dscp.py."""
     busy_poll_turns: int = 0
     """Empty turns a worker makes before it blocks: less latency for more CPU."""
+
+    def __post_init__(self) -> None:
+        try:
+            parse_dscp(self.dscp)
+        except ValueError as error:
+            raise ConfigError(f"dscp: {error}") from None
 
 
 def _check(field: str, value: object, holds: bool, allowed: str) -> None:

@@ -48,6 +48,7 @@ class Drop(IntEnum):
     SEND_UNREACHABLE = 10, "this node has no way to the next hop's address"
     SEND_REFUSED = 11, "the host's firewall refused to send"
     SEND_FAILED = 12, "sending failed for another reason"
+    HEADERS_TOO_LONG = 28, "a superpacket's headers, with their options, exceed 234 bytes"
     # Inbound: from the underlay, on its way to a pod.
     TRUNCATED = 13, "the datagram is too short for VXLAN and Ethernet headers"
     NO_VNI_FLAG = 14, "the VXLAN header's I flag is not set"

@@ -25,6 +25,7 @@ from forwarder.counters import (
     Drop,
     Total,
 )
+from forwarder.dscp import COPY
 from forwarder.fib.layout import KIND_AT, NO_ADJACENCY, SOCKADDR_AT, FibView, Kind
 from forwarder.fib.lookup import AF_INET6, lookup_packet
 from forwarder.histogram import bucket_of
@@ -67,7 +68,7 @@ def turn(
     done: Int = np.int64(0)
     while done < packets:  # mostly once
         end = choose_whole(tunnel, batch, done, packets, fib)
-        after, segments = encapsulate(batch, done, end, fib)
+        after, segments = encapsulate(tunnel, batch, done, end, fib)
         send_whole(tunnel, batch, done, after, fib, row)
         messages = plan(batch, segments, fib, tunnel)
         lay_out(batch, segments, messages, fib, len(tunnel.sockets), tunnel.udp_gso)
@@ -164,7 +165,9 @@ def choose_whole(tunnel: Tunnel, batch: Outbound, first: Int, packets: Int, fib:
 
 
 @kernel
-def encapsulate(batch: Outbound, first: Int, packets: Int, fib: FibView) -> tuple[Int, Int]:
+def encapsulate(
+    tunnel: Tunnel, batch: Outbound, first: Int, packets: Int, fib: FibView
+) -> tuple[Int, Int]:
     """Makes segments of packets[first:], superpackets split, each with its headers before it.
 
     Returns (the first packet not done for want of room, number of segments).
@@ -195,13 +198,16 @@ def encapsulate(batch: Outbound, first: Int, packets: Int, fib: FibView) -> tupl
             if made == 0:
                 batch.reason[i] = Drop.MALFORMED
                 continue
-            if made > SEGMENTS or ENCAP_BYTES + header_bytes > HEADER_ROW_BYTES:
+            if made > SEGMENTS:
                 batch.reason[i] = Drop.TOO_MANY_SEGMENTS
+                continue
+            if ENCAP_BYTES + header_bytes > HEADER_ROW_BYTES:
+                batch.reason[i] = Drop.HEADERS_TOO_LONG
                 continue
             if segments + made > SEGMENTS:
                 return np.int64(i), segments
             split_packet(batch, i, segments, made, header_bytes, rewrite)
-        tos = outer_tos(batch.data, start)
+        tos = outer_tos(tunnel.dscp, batch.data, start)
         for segment in range(segments, segments + made):
             batch.segment_packet[segment] = i
             batch.segment_tos[segment] = tos
@@ -257,11 +263,11 @@ def split_packet(
 
 
 @kernel
-def outer_tos(data: Bytes, start: Int) -> Int:
-    """The outer TOS: the inner ECN field, copied (RFC 6040 §4.1, normal mode), DSCP 0."""
-    if data[start] >> 4 == 4:
-        return np.int64(data[start + 1]) & ECN_MASK
-    return (load16(data, start) >> 4) & ECN_MASK
+def outer_tos(dscp: Int, data: Bytes, start: Int) -> Int:
+    """The outer TOS: `dscp` (see dscp.py) with the inner ECN field (RFC 6040 §4.1, normal mode)."""
+    ipv4 = data[start] >> 4 == 4
+    inner = np.int64(data[start + 1]) if ipv4 else (load16(data, start) >> 4) & 0xFF
+    return inner if dscp == COPY else (dscp << 2) | (inner & ECN_MASK)
 
 
 @kernel
@@ -276,7 +282,9 @@ def send_whole(
         rewrite = fib.adjacencies[batch.adjacency[i]]
         write_rewrite(batch.data, start - ENCAP_BYTES, rewrite, batch.data[start] >> 4)
         lane = lane_of(batch.flow[i], len(tunnel.sockets), rewrite[SOCKADDR_AT])
-        tunnel_gso.send(tunnel, batch, i, rewrite, outer_tos(batch.data, start), lane, row)
+        tunnel_gso.send(
+            tunnel, batch, i, rewrite, outer_tos(tunnel.dscp, batch.data, start), lane, row
+        )
 
 
 @kernel

@@ -30,6 +30,7 @@ from forwarder.capture_ring import memory_bytes, ring_of
 from forwarder.config import ConfigError, ForwarderOptions, TunnelConfig
 from forwarder.counters import IDLE, Counters, Total, rows_bytes
 from forwarder.crew import Crew, Duty, find_identity
+from forwarder.dscp import parse_dscp
 from forwarder.fib.layout import Capacity, FibView
 from forwarder.fib.listing import list_routes
 from forwarder.fib.routes import IPAddress, NextHop, Prefix, next_hop_from_wire, next_hop_to_wire
@@ -414,6 +415,7 @@ class Supervisor:
             vni=self.config.vni,
             mac=np.frombuffer(bytearray(self.config.mac), np.uint8),
             mtu_bytes=self.config.mtu_bytes,
+            dscp=parse_dscp(self.options.dscp),
             path_mtu=self._fib.path_mtus.column,
             coalesce_tcp=self._offloads["coalesce_tcp"],
             coalesce_udp=self._offloads["coalesce_udp"],

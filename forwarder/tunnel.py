@@ -23,6 +23,8 @@ class Tunnel(NamedTuple):
     """Our VTEP's MAC, uint8[6]."""
     mtu_bytes: int
     """MTU of the overlay device: the largest inner packet."""
+    dscp: int
+    """Of outer packets, or dscp.COPY."""
     path_mtu: Words
     """uint32 per adjacency: a smaller limit towards that peer, 0: none; see path_mtu.py."""
     coalesce_tcp: bool

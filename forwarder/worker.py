@@ -115,6 +115,7 @@ def compile_kernels() -> None:
         vni=1,
         mac=np.zeros(6, np.uint8),
         mtu_bytes=1450,
+        dscp=0,
         path_mtu=np.frombuffer(bytes(4), np.uint32),  # read-only, as the column is
         coalesce_tcp=True,
         coalesce_udp=True,

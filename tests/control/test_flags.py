@@ -153,3 +153,10 @@ def test_words_that_are_no_flags_stay_as_they_are() -> None:
 def test_prefix_that_cannot_be_is_refused() -> None:
     with pytest.raises(EtcdConfigError, match="prefix"):
         control_options(parse("--etcd-prefix", "/"))
+
+
+@pytest.mark.parametrize("text", ["64", "ef"])
+def test_dscp_that_is_none_is_refused(text: str) -> None:
+    result = CliRunner().invoke(run_command, ["--dscp", text])
+    assert result.exit_code == 2
+    assert f"{text!r} is not allowed; allowed: 0 to 63, or 'copy'" in result.output

@@ -44,6 +44,7 @@ def make_tunnel(
     udp_gso: bool = True,
     families: Sequence[int] = (4, 6),
     path_mtu: Mapping[int, int] | None = None,
+    dscp: int = 0,
 ) -> Tunnel:
     """A tunnel whose descriptors are none: no stage that thinks may use them.
 
@@ -63,6 +64,7 @@ def make_tunnel(
         vni=VNI,
         mac=to_array(mac),
         mtu_bytes=mtu_bytes,
+        dscp=dscp,
         path_mtu=limits,
         coalesce_tcp=True,
         coalesce_udp=True,
@@ -113,7 +115,7 @@ def run_outbound(
     done, flush = 0, 0
     while done < len(packets):
         end = choose_whole(tunnel, batch, done, len(packets), fib)
-        after, segments = encapsulate(batch, done, end, fib)
+        after, segments = encapsulate(tunnel, batch, done, end, fib)
         assert after > done
         messages = plan(batch, segments, fib, tunnel)
         lay_out(batch, segments, messages, fib, len(tunnel.sockets), tunnel.udp_gso)

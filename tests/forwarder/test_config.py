@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from forwarder.__main__ import choose_cpus, parse_cpus
-from forwarder.config import ConfigError, TunnelConfig
+from forwarder.config import ConfigError, ForwarderOptions, TunnelConfig
 
 MAC = bytes.fromhex("020000000001")
 GOOD: dict[str, Any] = {"mac": MAC, "addresses": (ip_address("192.0.2.1"),)}
@@ -71,3 +71,8 @@ def test_worker_count_chooses_the_first_usable_cpus(monkeypatch: pytest.MonkeyPa
     assert choose_cpus("5", None) == (5,)
     with pytest.raises(ConfigError, match="workers: 4 is not allowed; allowed: 1 to 3"):
         choose_cpus(None, 4)
+
+
+def test_dscp_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="dscp: '64' is not allowed; allowed: 0 to 63, or 'copy'"):
+        ForwarderOptions(run_dir="unused", cpus=(0,), dscp="64")

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, PadN
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 
 from forwarder.batch import SEGMENTS, Outbound
 from forwarder.counters import Drop
+from forwarder.dscp import COPY
 from forwarder.fib.routes import Blackhole, RemoteVtep
 from forwarder.fib.writer import pack_sockaddr
 from forwarder.outbound import DATAGRAM_BYTES_MAX
@@ -207,13 +208,16 @@ def test_batch_of_more_segments_than_fit_is_sent_in_several_flushes(
     assert payload_bytes == 4 * 400 * 100
 
 
-def test_outer_tos_is_the_inner_ecn_field(outbound_batch: Outbound, node: Fib) -> None:
+@pytest.mark.parametrize(("dscp", "expected"), [(0, 0), (46, 46), (63, 63), (COPY, 10)])
+def test_outer_tos_is_the_chosen_dscp_and_the_inner_ecn_field(
+    outbound_batch: Outbound, node: Fib, dscp: int, expected: int
+) -> None:
     for version in (4, 6):
         flow = Flow.between(version, "udp", 1, NET_B)
         field = "tos" if version == 4 else "tc"
-        packets = [FromTun(flow.packet(b"x", {field: tos})) for tos in (0xB8, 0xB9, 0xBA, 0xBB)]
-        sent, _ = run_outbound(outbound_batch, make_tunnel(), node.view, packets)
-        assert [message.tos for message in sent] == [0, 1, 2, 3]
+        packets = [FromTun(flow.packet(b"x", {field: 10 << 2 | ecn})) for ecn in range(4)]
+        sent, _ = run_outbound(outbound_batch, make_tunnel(dscp=dscp), node.view, packets)
+        assert [message.tos for message in sent] == [expected << 2 | ecn for ecn in range(4)]
 
 
 def test_each_flow_keeps_its_lane_and_flows_are_spread(outbound_batch: Outbound, node: Fib) -> None:
@@ -232,6 +236,11 @@ def test_each_flow_keeps_its_lane_and_flows_are_spread(outbound_batch: Outbound,
 
 
 GOOD = FromTun(Flow().packet(b"good"))
+_OPTIONS = IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(196))])
+LONG_HEADERS = bytes(
+    IPv6(src=NET_A[6] + "2", dst=NET_B[6] + "2") / _OPTIONS / TCP(flags="A") / Raw(bytes(500))
+)
+"""40 bytes of IPv6, 200 of options, 20 of TCP."""
 
 
 @pytest.mark.parametrize(
@@ -246,6 +255,7 @@ GOOD = FromTun(Flow().packet(b"good"))
         (FromTun(GOOD.packet, gso_type=GSO_TCPV4, gso_size=0), Drop.MALFORMED),
         (FromTun(Flow().packet(b""), gso_type=GSO_TCPV4, gso_size=100), Drop.MALFORMED),
         (superpacket(Flow().packet(bytes(SEGMENTS + 1)), 1), Drop.TOO_MANY_SEGMENTS),
+        (superpacket(LONG_HEADERS, 100), Drop.HEADERS_TOO_LONG),
         (FromTun(Flow(destination="10.8.0.1").packet(b"")), Drop.NO_ROUTE),
         (FromTun(Flow(6, "udp", "fd07::1", "fd08::1").packet(b"")), Drop.NO_ROUTE),
         (FromTun(Flow(destination=NET_A[4] + "9").packet(b"")), Drop.LOCAL_DESTINATION),

@@ -52,7 +52,7 @@ def test_frame_is_what_the_kernel_wants(
     outbound_batch.data[start - 22 : start] = row[:22]
     if inner == 6:
         outbound_batch.data[start - 2 : start] = (0x86, 0xDD)
-    first = write_headers(tunnel_with_tap(), outbound_batch, 0, row, 3, 1, 77)
+    first = write_headers(tunnel_with_tap(), outbound_batch, 0, row, 0xBB, 1, 77)
     frame = outbound_batch.data[first : start + len(packet.packet)].tobytes()
 
     vnet = np.frombuffer(frame[:24], VNET_TUNNEL)[0]
@@ -65,10 +65,10 @@ def test_frame_is_what_the_kernel_wants(
     assert (written[VXLAN].vni, written[VXLAN].flags) == (VNI, "Instance")
     assert bytes(written[VXLAN][inner_type]) == packet.packet
     if outer == 4:
-        assert (written.tos, written.ttl, written.id, written[IP].flags) == (3, 65, 77, 0)
+        assert (written.tos, written.ttl, written.id, written[IP].flags) == (0xBB, 65, 77, 0)
         assert ones_sum(frame[38:58]) == 0xFFFF
     else:
-        assert (written.tc, written.hlim) == (3, 65)
+        assert (written.tc, written.hlim) == (0xBB, 65)
     outer_ip = frame[38:]
     assert written[UDP].len == len(outer_ip) - (20 if outer == 4 else 40)
     assert written[UDP].chksum == ones_sum(pseudo_header(outer_ip, 17, written[UDP].len))

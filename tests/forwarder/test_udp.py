@@ -10,6 +10,7 @@ import pytest
 from forwarder import libc, udp
 from forwarder.batch import MESSAGE_BYTES, Inbound, Outbound
 from forwarder.counters import COLUMNS, Drop, Total
+from forwarder.dscp import COPY
 from forwarder.fib.routes import IPAddress, RemoteVtep
 from forwarder.outbound import encapsulate, lay_out, parse, plan, route
 from forwarder.udp import SocketError, WorkerSockets, open_sockets, reason_of
@@ -54,7 +55,7 @@ class Loop:
         parse(batch, len(packets))
         route(batch, len(packets), self.fib.view, self.tunnel._replace(mtu_bytes=65535))
         batch.whole[:] = 0
-        _, segments = encapsulate(batch, 0, len(packets), self.fib.view)
+        _, segments = encapsulate(self.tunnel, batch, 0, len(packets), self.fib.view)
         messages = plan(batch, segments, self.fib.view, self.tunnel)
         lay_out(
             batch,
@@ -108,9 +109,11 @@ def test_segments_go_out_in_one_message_and_come_in_as_one(
 
 
 def test_outer_tos_arrives(loop: Loop, outbound_batch: Outbound, inbound_batch: Inbound) -> None:
-    packets = [FromTun(FLOW.packet(b"x", {"tos": tos})) for tos in (1, 2, 3)]
-    assert loop.send(outbound_batch, *packets) == [Drop.NONE] * 3
-    assert [tos for _, _, tos in loop.receive(inbound_batch)] == [1, 2, 3]
+    packets = [FromTun(FLOW.packet(b"x", {"tos": tos})) for tos in (0xB9, 0xBA, 0xBB)]
+    for dscp, expected in ((0, [1, 2, 3]), (COPY, [0xB9, 0xBA, 0xBB])):
+        loop.tunnel = loop.tunnel._replace(dscp=dscp)
+        assert loop.send(outbound_batch, *packets) == [Drop.NONE] * 3
+        assert [tos for _, _, tos in loop.receive(inbound_batch)] == expected
 
 
 def test_message_refused_as_a_whole_is_sent_singly(

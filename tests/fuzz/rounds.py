@@ -151,7 +151,7 @@ class Fuzzer:
         done = 0
         while done < count:
             end = choose_whole(tunnel, batch, done, count, view)
-            after, segments = encapsulate(batch, done, end, view)
+            after, segments = encapsulate(tunnel, batch, done, end, view)
             assert done < after <= end <= count
             self.write_whole(tunnel, done, int(after), view)
             messages = plan(batch, segments, view, tunnel)
