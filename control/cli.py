@@ -44,6 +44,7 @@ LAZY_COMMANDS = {
     "demo": "perf.demo:command",
     "docker-opts": "control.docker:docker_opts_command",
     "route": "control.route_commands:route_command",
+    "status": "control.status_screen:status_command",
 }
 """Commands of other modules, imported when they are asked for: NumPy and the like are slow."""
 
@@ -217,28 +218,6 @@ def same_config(text: bytes, config: Any) -> bool:
         return NetworkConfig.parse(text) == config
     except NetworkConfigError:
         return False
-
-
-@main.command("status")
-@run_dir_option
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def status_command(run_dir: Path, as_json: bool) -> None:
-    """Show this node: subnet, etcd, routes, workers, offloads, drops.
-
-    Ends with 0 when packets can flow, with 1 when not.
-    """
-    from control import status
-    from forwarder.rpc import RpcError
-
-    try:
-        found = status.gather(run_dir)
-    except RpcError as error:
-        fail("status", error)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    else:
-        status.show(found, Console(emoji=False))
-    sys.exit(0 if found["ready"] else EXIT_FAILURE)
 
 
 @main.command("routes")

@@ -24,7 +24,7 @@ from control.etcd_types import Deletion, Event
 from control.exits import ControlError, RestartWanted
 from control.external_interface import ExternalInterface, ExternalInterfaceError
 from control.forwarder_keeper import ForwarderKeeper
-from control.health import HealthServer, health_pages
+from control.health import HealthServer
 from control.host_changes import FirewallChanges, HostChanges
 from control.host_keeper import HostKeeper
 from control.host_state import IPNetwork
@@ -32,6 +32,7 @@ from control.lease import Lease, LeaseAttrs, config_key
 from control.loop import Loop
 from control.network_config import NetworkConfig, NetworkConfigError
 from control.options import ControlOptions
+from control.pages import node_pages
 from control.rib import Ignored, Own, Rib, Route
 from control.saved_state import SavedState
 from control.session import Acquired, EtcdSession, Failed, LeaseLost, Message, Waiting
@@ -69,7 +70,7 @@ class Daemon:
         self._loop = Loop()
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._notifier = Notifier()
-        self.beat_at = time.monotonic()
+        self.started_at = self.beat_at = time.monotonic()
         self._host_due_at = 0.0
         self._saved_state_due_at: float | None = self.beat_at + SAVED_STATE_AFTER_S
         # What is believed.
@@ -106,7 +107,7 @@ class Daemon:
         self._loop.watch(changes, lambda: self._note_host_change(changes))
         firewall_changes = FirewallChanges()
         self._loop.watch(firewall_changes, lambda: self._note_firewall_change(firewall_changes))
-        pages = health_pages(lambda: self.beat_at, self.not_ready_because)
+        pages = node_pages(self)
         health = HealthServer(self.options.healthz_ip, self.options.healthz_port, pages)
         is_last = False
         try:
@@ -383,7 +384,7 @@ class Daemon:
             self.waiting if self.lease is None else None,
             None if self.has_routes else "no routes have been read from etcd yet",
             self.underlay_error,
-            self.forwarder.error,
+            self.forwarder.error or self.forwarder.silence(),
             self.host.error if self.host else None,
         )
         return [reason for reason in reasons if reason is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from control.superpackets import SuperpacketPath
 from forwarder import shm
 from forwarder.api import ForwarderClient
 from forwarder.config import TunnelConfig
-from forwarder.counters import Counters
+from forwarder.counters import Counters, Total
 from forwarder.fib.routes import Local, NextHop, Prefix, RemoteVtep
 from forwarder.fib.writer import FibWriter
 from forwarder.wire.vxlan import parse_mac
@@ -20,6 +21,8 @@ from forwarder.wire.vxlan import parse_mac
 HELLO_TIMEOUT_S = 1.0
 """A forwarder that still compiles its kernels does not answer: control must not hang on it."""
 REQUEST_TIMEOUT_S = 10.0
+WORKER_SILENT_S = 5.0
+"""Even an idle worker renews its heartbeat every second."""
 
 
 class FibLink:
@@ -66,6 +69,15 @@ class FibLink:
     @property
     def route_count(self) -> int:
         return len(self._writer.routes)
+
+    def silence(self) -> str | None:
+        """The worker that has been silent longest, if that is too long."""
+        beats = self._counters.rows[:, Total.HEARTBEAT_NS]
+        worker = int(beats.argmin())
+        silent_s = (time.monotonic_ns() - int(beats[worker])) / 1e9
+        if silent_s <= WORKER_SILENT_S or not self._active:
+            return None
+        return f"worker {worker} has given no sign of life for {silent_s:.0f} s"
 
     def load(self, routes: Mapping[IPNetwork, Route]) -> None:
         """Makes the FIB hold exactly these routes, and has the workers use it.

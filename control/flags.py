@@ -141,7 +141,12 @@ NODE_OPTIONS = (
         "--healthz-port",
         type=click.IntRange(0, 65535),
         default=0,
-        help="Its port (/healthz, /readyz); 0: none.",
+        help="Its port (/healthz, /readyz, /metrics); 0: none.",
+    ),
+    option(
+        "--metrics-peers/--no-metrics-peers",
+        default=True,
+        help="Have /metrics tell of every peer: four series for each.",
     ),
     run_dir_option,
     option(
@@ -252,6 +257,7 @@ def control_options(values: dict[str, Any]) -> ControlOptions:
         renew_margin_s=60.0 * values["subnet_lease_renew_margin"],
         healthz_ip=values["healthz_ip"],
         healthz_port=values["healthz_port"],
+        metrics_peers=values["metrics_peers"],
         run_dir=values["run_dir"],
         state_dir=values["state_dir"],
         device=values["device"],

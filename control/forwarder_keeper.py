@@ -44,6 +44,7 @@ class ForwarderKeeper:
         self._run_dir = run_dir
         self._loop = loop
         self._lost_at: float | None = None
+        self._began_at = time.monotonic()
 
     def reach(self, wanted: TunnelConfig, routes: Mapping[IPNetwork, Route]) -> bool:
         """Configures the forwarder that runs now and gives it all routes; whether that worked.
@@ -107,6 +108,17 @@ class ForwarderKeeper:
             self.link.reconfigure(wanted)
         except ForwarderError as error:
             self._lose(str(error))
+
+    @property
+    def gone_s(self) -> float | None:
+        """How long there has been none that we reach; None: there is one."""
+        if self.link is not None:
+            return None
+        return time.monotonic() - (self._lost_at or self._began_at)
+
+    def silence(self) -> str | None:
+        """Which of its workers has given no sign of life for too long; None: none."""
+        return None if self.link is None else self.link.silence()
 
     def check(self) -> None:
         """Notices that the forwarder has died."""

@@ -40,6 +40,8 @@ class ControlOptions:
     healthz_ip: str = "0.0.0.0"
     healthz_port: int = 0
     """0: no health server."""
+    metrics_peers: bool = True
+    """Whether /metrics tells of every peer."""
     run_dir: Path = DEFAULT_RUN_DIR
     """Sockets: one run dir per node of a machine."""
     state_dir: Path = DEFAULT_STATE_DIR

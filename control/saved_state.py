@@ -60,6 +60,11 @@ class SavedState:
         """6 bytes; the same for the life of the state dir."""
         return self._state.vtep_mac
 
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the routes were saved; None: they never were."""
+        return time.time() - self._state.saved_at if self._state.saved_at else None
+
     def last_good(self) -> LastGood | None:
         """None if this node never had a subnet, or the file is of no use any more."""
         state = self._state

@@ -1,24 +1,33 @@
-"""What a node tells about itself: gathered by control and the forwarder, shown on one screen."""
+"""What a node tells about itself: control's part, the forwarder's, and both put together.
+
+The source of `loden status`, of /readyz and of /metrics.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
+from control.lease_keeper import LeaseState
+from control.rates import per_second
 from forwarder.api import ForwarderClient
+from forwarder.counters import PEER_COLUMNS
+from forwarder.fib.listing import list_peers, usage
 from forwarder.rpc import RpcClient, RpcError
 from forwarder.wire.vxlan import format_mac
 
 if TYPE_CHECKING:
     from control.daemon import Daemon
 
+VERSION = metadata.version("loden")
 STATUS_TIMEOUT_S = 5.0
+FORWARDER_NAMES = ("offloads", "path_mtus", "device_drops", "totals", "drops", "drop_help")
+RATES_NAMES = ("rates", "drop_rates")
+USAGE_NAMES = ("cpu_user_s", "cpu_system_s", "resident_bytes")
 
 
 def describe(daemon: Daemon) -> dict[str, Any]:
@@ -28,6 +37,11 @@ def describe(daemon: Daemon) -> dict[str, Any]:
     return {
         "ready": not reasons,
         "not_ready_because": reasons,
+        "control": {
+            "pid": os.getpid(),
+            "up_s": time.monotonic() - daemon.started_at,
+            "forwarder_gone_s": daemon.forwarder.gone_s,
+        },
         "node": {
             "device": daemon.options.device,
             "interface": interface.name if interface else None,
@@ -52,6 +66,7 @@ def describe(daemon: Daemon) -> dict[str, Any]:
             "count": len(daemon.rib.routes) if daemon.rib else 0,
             "ignored": _count_ignored(daemon),
             "from_saved_state": daemon.uses_saved_state,
+            "age_s": _routes_age_s(daemon),
         },
     }
 
@@ -71,6 +86,8 @@ def _describe_etcd(daemon: Daemon) -> dict[str, Any]:
             "revision": watch.revision,
             "retained": watch.retained,
             "error": watch.error,
+            "listings": watch.listings,
+            "attempts": watch.attempts,
         }
     else:
         etcd |= {"state": "disconnected", "age_s": None, "error": daemon.waiting}
@@ -82,7 +99,39 @@ def _describe_etcd(daemon: Daemon) -> dict[str, Any]:
             "expires_in_s": kept.expires_in_s,
             "error": kept.error,
         }
+    etcd["lease_not_held_because"] = _lease_not_held_because(daemon)
     return etcd
+
+
+def _lease_not_held_because(daemon: Daemon) -> str | None:
+    """None: etcd has said that the subnet is ours, and that holds."""
+    if daemon.lease is None:
+        return f"no lease: {daemon.waiting or 'etcd has not answered yet'}"
+    if daemon.session is None or daemon.session.keeper is None:
+        return f"the lease of {daemon.lease.subnet} is a saved one: {daemon.waiting or 'no answer'}"
+    kept = daemon.session.keeper.status()
+    if kept.state is LeaseState.HELD:
+        return None
+    return f"the lease {kept.lease.key} is not held: {kept.state.value}"
+
+
+def _routes_age_s(daemon: Daemon) -> float | None:
+    """Seconds since the routes were last known to be what etcd holds; None: there are none."""
+    if not daemon.has_routes:
+        return None
+    watch = daemon.session.watch if daemon.session else None
+    age_s = watch.status().age_s if watch else None
+    return daemon.saved.age_s if age_s is None else age_s
+
+
+def not_ready_reasons(daemon: Daemon) -> list[str]:
+    """What /readyz wants mended: packets that cannot flow, and a lease that is not held.
+
+    Without the lease packets flow on: that is why `ready` does not ask for it.
+    """
+    lease = _lease_not_held_because(daemon)
+    reasons = [*daemon.not_ready_because(), *([lease] if lease else [])]
+    return list(dict.fromkeys(reasons))
 
 
 def _count_ignored(daemon: Daemon) -> dict[str, int]:
@@ -91,102 +140,79 @@ def _count_ignored(daemon: Daemon) -> dict[str, int]:
     return dict(Counter(item.reason.value for item in daemon.rib.ignored))
 
 
-def gather(run_dir: Path) -> dict[str, Any]:
-    """The whole status of the node of a run dir.  Raises RpcError when nothing runs there."""
-    status: dict[str, Any] = {"run_dir": str(run_dir), "time": time.time()}
-    missing: list[RpcError] = []
+def gather(run_dir: Path, interval_s: float = 0.0, with_peers: bool = False) -> dict[str, Any]:
+    """The whole status of the node of a run dir.  Raises RpcError when nothing runs there.
+
+    `interval_s`: how long to watch the counters, for the rates; 0: no rates.  What is not running
+    is missing, and `control` or `forwarder` says why and since when.
+    """
+    status: dict[str, Any] = {"version": VERSION, "run_dir": str(run_dir), "time": time.time()}
+    no_control = no_forwarder = None
     try:
-        client = RpcClient(run_dir / "control.sock", "loden control", STATUS_TIMEOUT_S)
-        try:
-            reply, _ = client.call("status")
-        finally:
-            client.close()
-        status |= {name: value for name, value in reply.items() if name != "ok"}
+        status |= _ask_control(run_dir)
     except RpcError as error:
-        missing.append(error)
-        status |= {"ready": False, "not_ready_because": [str(error)]}
+        no_control = str(error)
     try:
-        with ForwarderClient(run_dir, STATUS_TIMEOUT_S) as forwarder:
-            stats = forwarder.stats()
-        from_forwarder = ("offloads", "path_mtus", "totals", "drops", "drop_help")
-        status |= {name: stats[name] for name in from_forwarder}
-        status["workers"] = stats["per_worker"]
+        status |= _ask_forwarder(run_dir, interval_s, with_peers)
     except RpcError as error:
-        missing.append(error)
-        status.setdefault("not_ready_because", []).append(str(error))
-        status["ready"] = False
-    if len(missing) == 2:
+        no_forwarder = str(error)
+    if no_control and no_forwarder:
         raise RpcError(f"nothing runs in {run_dir}: start 'loden run', or see --run-dir")
+    if no_control:
+        gone_s = status["forwarder"]["control_gone_s"]
+        status["control"] = {"pid": None, "error": no_control, "gone_s": gone_s}
+        status["not_ready_because"] = [no_control]
+    if no_forwarder:
+        gone_s = status["control"]["forwarder_gone_s"]
+        status["forwarder"] = {"pid": None, "error": no_forwarder, "gone_s": gone_s}
+        status["not_ready_because"].append(no_forwarder)
+    status["not_ready_because"] = list(dict.fromkeys(status["not_ready_because"]))
+    status["ready"] = not status["not_ready_because"]
     return status
 
 
-def show(status: dict[str, Any], console: Console) -> None:
-    """Prints the status for a person."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold")
-    grid.add_column(overflow="fold")
-    ready = "[green]yes[/green]" if status["ready"] else "[red]no[/red]"
-    grid.add_row("ready", "; ".join([ready, *map(escape, status["not_ready_because"])]))
-    if "node" in status:
-        _add_node(grid, status)
-    if "totals" in status:
-        _add_forwarder(grid, status)
-    console.print(grid)
-    drops = {name: count for name, count in status.get("drops", {}).items() if count}
-    if drops:
-        table = Table("dropped", "packets", "because", title=None, box=None)
-        for name, count in sorted(drops.items(), key=lambda item: -item[1]):
-            table.add_row(name, f"{count:,}", status["drop_help"][name])
-        console.print(table)
+def _ask_control(run_dir: Path) -> dict[str, Any]:
+    client = RpcClient(run_dir / "control.sock", "loden control", STATUS_TIMEOUT_S)
+    try:
+        reply, _ = client.call("status")
+    finally:
+        client.close()
+    del reply["ok"]
+    return reply
 
 
-def _add_node(grid: Table, status: dict[str, Any]) -> None:
-    node, network, etcd = status["node"], status["network"], status["etcd"]
-    addresses = [text for text in (node["public_ip"], node["public_ipv6"]) if text]
-    grid.add_row("node", f"{' '.join(addresses) or '-'} on {node['interface'] or '-'}")
-    networks = [text for text in (network["ipv4"], network["ipv6"]) if text]
-    grid.add_row("subnet", f"{status['subnet'] or '-'} of {' and '.join(networks) or '-'}")
-    grid.add_row(
-        "device",
-        f"{node['device']}, MTU {node['mtu_bytes'] or '-'}, VNI {network['vni']}, "
-        f"UDP port {network['port']}, MAC {node['vtep_mac']}",
-    )
-    state = etcd["state"].replace("_", " ")
-    if etcd.get("age_s"):
-        state += f", last in sync {etcd['age_s']:.0f} s ago"
-    if etcd.get("error"):
-        state += f" ({escape(etcd['error'])})"
-    grid.add_row("etcd", f"{state}; {', '.join(etcd['endpoints'])}")
-    if kept := etcd.get("retained"):
-        lost = f"[red]{kept} leases and routes that etcd has lost are still followed[/red]"
-        grid.add_row("LOST", f"{lost}; are they gone indeed: loden route confirm-loss")
-    if lease := etcd.get("lease"):
-        expires = lease["expires_in_s"]
-        until = "no end" if expires is None else f"renewed, {expires / 3600:.1f} h left"
-        grid.add_row("lease", f"{lease['state']}, {until}")
-    routes = status["routes"]
-    text = f"{routes['count']}"
-    if routes["from_saved_state"]:
-        text += ", from the state on disk"
-    for reason, count in routes["ignored"].items():
-        text += f"; {count} ignored: {reason}"
-    grid.add_row("routes", text)
+def _ask_forwarder(run_dir: Path, interval_s: float, with_peers: bool) -> dict[str, Any]:
+    with ForwarderClient(run_dir, STATUS_TIMEOUT_S) as client:
+        stats = client.stats()
+        shared = client.view_fib()
+        if interval_s:
+            before, begun = stats, time.monotonic()
+            time.sleep(interval_s)
+            stats = client.stats()
+            _add_rates(before, stats, time.monotonic() - begun)
+    status = {name: stats[name] for name in (*FORWARDER_NAMES, *RATES_NAMES) if name in stats}
+    status["workers"] = stats["per_worker"]
+    process = ("pid", "up_s", "control_gone_s", *USAGE_NAMES)
+    status["forwarder"] = {name: stats.get(name) for name in process}
+    status["fib"] = usage(shared.memory) if shared else None
+    if with_peers:
+        listed = list_peers(shared.memory, shared.counters.per_peer) if shared else []
+        status["peers"] = [
+            {
+                "address": str(hop.address),
+                "mac": format_mac(hop.mac),
+                **dict(zip(PEER_COLUMNS, counts, strict=True)),
+            }
+            for hop, counts in listed
+        ]
+    return status
 
 
-def _add_forwarder(grid: Table, status: dict[str, Any]) -> None:
-    totals = status["totals"]
-    for way, name in (("out", "sent"), ("in", "received")):
-        packets, size = totals[f"{way}_packets"], totals[f"{way}_bytes"]
-        grid.add_row(name, f"{packets:,} packets, {size:,} bytes")
-    for worker in status["workers"]:
-        condition = "idle" if worker["idle"] else "working"
-        if not worker["alive"]:
-            condition = "dead, being replaced"
-        restarts = f", replaced {worker['deaths']} times" if worker["deaths"] else ""
-        grid.add_row(f"worker {worker['cpu']}", f"CPU {worker['cpu']}, {condition}{restarts}")
-    offloads = ", ".join(f"{name} {state}" for name, state in status["offloads"].items())
-    grid.add_row("offloads", offloads)
-    if limits := status["path_mtus"]:
-        said = ", ".join(f"{limit} bytes to {peer}" for peer, limit in list(limits.items())[:8])
-        more = f" and {len(limits) - 8} more nodes" if len(limits) > 8 else ""
-        grid.add_row("narrow ways", f"pods' packets of at most {said}{more}")
+def _add_rates(before: dict[str, Any], after: dict[str, Any], interval_s: float) -> None:
+    after["rates"] = per_second(before["totals"], after["totals"], interval_s)
+    after["drop_rates"] = per_second(before["drops"], after["drops"], interval_s)
+    for old, new in zip(before["per_worker"], after["per_worker"], strict=True):
+        new["rates"] = per_second(old["totals"], new["totals"], interval_s)
+        if old["pid"] == new["pid"] and "cpu_user_s" in old and "cpu_user_s" in new:
+            used_s = sum(new[mode] - old[mode] for mode in ("cpu_user_s", "cpu_system_s"))
+            new["cpu_share"] = used_s / interval_s

@@ -116,6 +116,7 @@ assert IN_BATCHES_AT + BUCKETS <= COLUMNS
 
 # Columns of the per-peer counters.
 PEER_OUT_PACKETS, PEER_OUT_BYTES, PEER_IN_PACKETS, PEER_IN_BYTES = range(4)
+PEER_COLUMNS = ("out_packets", "out_bytes", "in_packets", "in_bytes")
 
 
 def rows_bytes(workers: int) -> int:

@@ -106,9 +106,9 @@ class PathMtus:
         self._sent_before[in_turn] = sent[in_turn]
         return [int(row) for row in in_turn]
 
-    def limits(self) -> dict[str, int]:
-        """Every peer with a limit: outer address -> bytes of the largest inner packet."""
-        rows = np.flatnonzero(self._limits).tolist()
+    def limits(self, at_most: int | None = None) -> dict[str, int]:
+        """Peers with a limit: outer address -> bytes of the largest inner packet."""
+        rows = np.flatnonzero(self._limits)[:at_most].tolist()
         peers = ((self._peer_of(row), int(self._limits[row])) for row in rows)
         return {peer.address: limit for peer, limit in peers if peer is not None}
 

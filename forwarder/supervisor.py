@@ -374,7 +374,7 @@ class Supervisor:
             "up_s": now - self._started_at,
             "control_gone_s": None if self._controller else now - self._controller_gone_at,
             "offloads": self._offload_states(),
-            "path_mtus": self._fib.path_mtus.limits() if self._fib else {},
+            "path_mtus": self._fib.path_mtus.limits(api.ROUTES_PER_MESSAGE) if self._fib else {},
             "device_drops": stats.device_drops(self._device.name) if self._device else 0,
             "per_worker": workers,
         }, [self._readonly_rows_fd]
