@@ -12,14 +12,13 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from control.superpackets import set_up_tap
 from forwarder import shm
 from forwarder.api import ForwarderClient, ForwarderError
 from forwarder.config import TunnelConfig
 from forwarder.fib.routes import Local, NextHop, Prefix, RemoteVtep
 from forwarder.fib.writer import FibWriter
+from perf.far_network import FAR_NETWORK, split_network, take_far_network
 from perf.measure import NotHere
 from perf.nodes import PACKAGES_DIR, wait_for
 from perf.pair import MTU_BYTES, SUBNETS
@@ -29,8 +28,6 @@ from perf.topology import UNDERLAY_DEVICE, Host, Topology
 NETWORK = IPv4Network("10.7.0.0/16")
 MACS = (bytes.fromhex("020000000001"), bytes.fromhex("020000000002"))
 DEVICE = "loden0"
-FAR_NETWORK = IPv4Network("16.0.0.0/4")
-"""Where the many routes lead: every address of it is the far pod's."""
 START_S = 240.0
 """The first start of all compiles the data path."""
 
@@ -79,9 +76,7 @@ class Loden:
             host.ip(f"route add {FAR_NETWORK} dev {DEVICE}")
             routes |= dict.fromkeys(split_network(FAR_NETWORK, self.far_routes), vtep)
         elif self.far_routes:
-            (pod,) = host.pods
-            host.ip(f"route add {FAR_NETWORK} via {pod.address}")
-            pod.ip(f"route add local {FAR_NETWORK} dev lo")
+            take_far_network(host)
             routes[Prefix.of(FAR_NETWORK)] = Local()
         write_routes(client, MACS[number], routes)
         if self.tunnel_gso:
@@ -127,16 +122,3 @@ def write_routes(client: ForwarderClient, mac: bytes, routes: dict[Prefix, NextH
     shared = client.new_fib()
     FibWriter(shared.memory, mac, shared.counters.all_past, shm.order_writes).apply(routes)
     client.activate()
-
-
-def split_network(network: IPv4Network, count: int, seed: int = 1) -> list[Prefix]:
-    """`count` prefixes, none longer than /24, that divide the network; in random order."""
-    most = 1 << (24 - network.prefixlen)
-    if not 1 <= count <= most:
-        raise ValueError(f"count: {count} is not allowed; allowed: 1 to {most}")
-    bits = count.bit_length() - 1
-    short, halved = network.prefixlen + bits, count - (1 << bits)
-    lengths = [short] * ((1 << bits) - halved) + [short + 1] * (2 * halved)
-    addresses = np.cumsum([int(network.network_address), *(1 << (32 - n) for n in lengths)])
-    order = np.random.default_rng(seed).permutation(count)
-    return [Prefix(4, int(addresses[index]), lengths[index]) for index in order]

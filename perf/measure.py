@@ -35,7 +35,6 @@ class Effort:
     pings: int = 5000
     lookups: int = 1 << 28
     idle_s: float = 5.0
-    routes: int = 1_000_000
 
 
 QUICK = Effort(
@@ -46,7 +45,6 @@ QUICK = Effort(
     pings=1000,
     lookups=1 << 26,
     idle_s=2.0,
-    routes=100_000,
 )
 
 
@@ -112,6 +110,8 @@ class Measure(Generic[S]):
     targets: tuple[Target, ...] = ()
     points: tuple[Point, ...] = ()
     """On each curve that it is part of."""
+    quick: tuple[str, ...] = ()
+    """The contenders that --quick measures it with; none: it is left out."""
 
     def meets(self, target: Target, figure: float) -> bool:
         """`figure`: the value, or the ratio when the target names another contender."""
@@ -128,13 +128,24 @@ class Scene(Generic[S]):
     build_s: Callable[[Effort], float] = lambda effort: 3.0
     """About how long it takes to build all sites; for the time left."""
 
-    def narrowed(self, measures: tuple[str, ...], contenders: tuple[str, ...]) -> Scene[S]:
-        """With these measures and contenders alone; none named: all."""
+    def narrowed(self, names: tuple[str, ...], contenders: tuple[str, ...]) -> Scene[S]:
+        """With these measures (or all of a curve's) and contenders alone; none named: all."""
         return replace(
             self,
             sites={n: s for n, s in self.sites.items() if not contenders or n in contenders},
-            measures=tuple(m for m in self.measures if not measures or m.name in measures),
+            measures=tuple(
+                measure
+                for measure in self.measures
+                if not names
+                or measure.name in names
+                or any(point.curve.name in names for point in measure.points)
+            ),
         )
+
+    def quickened(self) -> Scene[S]:
+        """With what --quick measures."""
+        quick = (replace(measure, contenders=measure.quick) for measure in self.measures)
+        return replace(self, measures=tuple(measure for measure in quick if measure.contenders))
 
 
 class Status(Enum):

@@ -110,6 +110,7 @@ class Namespace:
         self,
         argv: Sequence[str],
         *,
+        stdin: int | None = subprocess.DEVNULL,
         stdout: Output = subprocess.DEVNULL,
         stderr: Output = subprocess.DEVNULL,
         env: Mapping[str, str] | None = None,
@@ -124,7 +125,7 @@ class Namespace:
             try:
                 process = subprocess.Popen(
                     list(argv),
-                    stdin=subprocess.DEVNULL,
+                    stdin=stdin,
                     stdout=stdout,
                     stderr=stderr,
                     env=env,
@@ -193,7 +194,7 @@ def remove_namespaces(namespaces: Sequence[Namespace], *, grace_s: float = 5.0) 
             end_process(pid, grace_s=0.0)
     for process in (process for namespace in namespaces for process in namespace.processes):
         process.wait()
-        _close_pipes((process.stdout, process.stderr))
+        _close_pipes((process.stdin, process.stdout, process.stderr))
     for namespace in namespaces:
         if namespace.path.exists():
             done = run_command(["ip", "netns", "delete", namespace.name], check=False)
@@ -233,4 +234,5 @@ def end_process(pid: int, grace_s: float) -> None:
 def _close_pipes(pipes: Iterable[IO[bytes] | None]) -> None:
     for pipe in pipes:
         if pipe is not None:
-            pipe.close()
+            with contextlib.suppress(BrokenPipeError):  # what was not read goes nowhere
+                pipe.close()

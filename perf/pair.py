@@ -11,13 +11,15 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
-from perf.agent import AgentClient, connect_agent, start_agent
-from perf.topology import UNDERLAY_DEVICE, Host, Pod, Topology
+from perf.agent_client import AgentClient
+from perf.place import End
+from perf.topology import UNDERLAY_DEVICE, Host, Topology
 from perf.traffic import MeasurementError, ping
 
 SUBNETS = (IPv4Network("10.7.1.0/24"), IPv4Network("10.7.2.0/24"))
@@ -40,21 +42,23 @@ RECORDED_OFFLOADS = (
 class Pair:
     """A site: two pods, and what is between them."""
 
-    near: Pod
-    far: Pod
-    hosts: list[Host]
+    near: End
+    far: End
     directory: Path
+    hosts: list[Host] = field(default_factory=list)
+    """Those of the pods; none if they are machines that were there before."""
     facts: dict[str, Any] = field(default_factory=dict)
     _agents: list[AgentClient] = field(default_factory=list)
 
     def agents(self) -> tuple[AgentClient, AgentClient]:
         """The processes in the pods, near and far; they start when first asked for."""
         if not self._agents:
-            pods = {self.directory / "near": self.near, self.directory / "far": self.far}
-            started = {path: start_agent(pod, path) for path, pod in pods.items()}
-            self._agents = [
-                connect_agent(pods[path], process, path) for path, process in started.items()
+            self._agents += [
+                AgentClient(self.near, self.directory / "near.log"),
+                AgentClient(self.far, self.directory / "far.log"),
             ]
+            for agent in self._agents:
+                agent.wait_until_ready()
         return self._agents[0], self._agents[1]
 
     def close(self) -> None:
@@ -81,7 +85,7 @@ def pair_of(connect: Connect, *, plain_nic: bool = False) -> Iterator[Pair]:
         for source, target in (pods, reversed(pods)):
             if ping(source, target.address, count=3).received == 0:
                 raise MeasurementError(f"no ping gets through to {target.address}")
-        pair = Pair(pods[0], pods[1], topology.hosts, directory, facts)
+        pair = Pair(pods[0], pods[1], directory, topology.hosts, facts)
         leaving.callback(pair.close)
         yield pair
 
@@ -91,3 +95,25 @@ def offloads_of(host: Host) -> dict[str, bool]:
     shown = host.run(["ethtool", "--json", "-k", UNDERLAY_DEVICE]).stdout
     (features,) = json.loads(shown)
     return {name: features[name]["active"] for name in RECORDED_OFFLOADS if name in features}
+
+
+class Ladder:
+    """A site with a pair for each x of a curve.  A pair is built when it is first asked for."""
+
+    def __init__(self, build: Callable[[int], AbstractContextManager[Pair]]) -> None:
+        self.facts: dict[str, Any] = {}
+        self._build = build
+        self._pairs: dict[int, Pair] = {}
+        self._leaving = contextlib.ExitStack()
+
+    def __getitem__(self, x: int) -> Pair:
+        if x not in self._pairs:
+            self._pairs[x] = self._leaving.enter_context(self._build(x))
+            self.facts[str(x)] = self._pairs[x].facts
+        return self._pairs[x]
+
+    def __enter__(self) -> Ladder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._leaving.close()

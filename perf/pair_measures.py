@@ -6,19 +6,31 @@ or AgentError when there is nothing to read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
-from perf.loden_contender import FAR_NETWORK
+from perf.far_network import FAR_NETWORK
 from perf.measure import Effort, Reading
-from perf.pair import Pair
+from perf.pair import Ladder, Pair
 from perf.rate_search import Trial, find_loss_free_rate, send_and_count
 from perf.traffic import MeasurementError, measure_tcp
 
 PairMeasurement = Callable[[Pair, Effort], Reading]
 
 PING_PORT = 7901
+PING_S = 20.0
+"""All questions of an idle line are asked in less."""
 ANSWERED_AT_LEAST = 0.99
+SETTLE_S = 0.5
+"""A load needs so long to connect, and TCP to find its rate."""
+
+
+def at(x: int, take: PairMeasurement) -> Callable[[Ladder, Effort], Reading]:
+    """The same on the pair of a ladder that stands at `x`."""
+    return lambda ladder, effort: take(ladder[x], effort)
 
 
 def tcp(streams: int = 1, reverse: bool = False) -> PairMeasurement:
@@ -33,11 +45,14 @@ def tcp(streams: int = 1, reverse: bool = False) -> PairMeasurement:
     return take
 
 
-def udp(payload_bytes: int, flows: int = 1) -> PairMeasurement:
-    """Thousand packets a second: the highest rate with next to no loss."""
+def udp(*sizes: int, flows: int = 1) -> PairMeasurement:
+    """Thousand packets a second: the highest rate with next to no loss.
+
+    `sizes`: of the payloads in bytes, in turn.
+    """
 
     def take(pair: Pair, effort: Effort) -> Reading:
-        return _search(pair, effort, pair.far.address, payload_bytes, flows=flows)
+        return _search(pair, effort, pair.far.address, sizes, flows=flows)
 
     return take
 
@@ -47,7 +62,7 @@ def udp_spread(payload_bytes: int) -> PairMeasurement:
 
     def take(pair: Pair, effort: Effort) -> Reading:
         spread = FAR_NETWORK.num_addresses
-        return _search(pair, effort, FAR_NETWORK[0], payload_bytes, spread=spread)
+        return _search(pair, effort, FAR_NETWORK[0], [payload_bytes], spread=spread)
 
     return take
 
@@ -56,7 +71,7 @@ def _search(
     pair: Pair,
     effort: Effort,
     address: IPv4Address | IPv6Address,
-    payload_bytes: int,
+    sizes: Sequence[int],
     *,
     flows: int = 1,
     spread: int = 0,
@@ -68,7 +83,7 @@ def _search(
             near,
             far,
             address,
-            payload_bytes=payload_bytes,
+            sizes=sizes,
             flows=flows,
             rate_pps=rate_pps,
             seconds=effort.trial_s,
@@ -78,25 +93,83 @@ def _search(
     best, trials = find_loss_free_rate(
         attempt, resolution=effort.resolution, trials_max=effort.trials_max
     )
-    details = {"loss": best.loss, "duplicates": best.duplicates, "trials": trials}
+    details = {"loss": best.loss, "uncounted": best.uncounted, "duplicates": best.duplicates}
+    details["trials"] = trials
     if not spread:  # else no two packets have an order
         details["reordered"] = best.reordered
     return Reading(best.received_pps / 1000, details)
 
 
+def udp_offered(offered_kpps: float, payload_bytes: int) -> PairMeasurement:
+    """Thousand packets a second that arrive of those that are offered, however many are lost."""
+
+    def take(pair: Pair, effort: Effort) -> Reading:
+        trial = send_and_count(
+            *pair.agents(),
+            pair.far.address,
+            sizes=[payload_bytes],
+            rate_pps=offered_kpps * 1000,
+            seconds=effort.trial_s,
+        )
+        return Reading(
+            trial.received_pps / 1000,
+            {
+                "offered": trial.sent_pps / 1000,
+                "loss": trial.loss,
+                "uncounted": trial.uncounted,
+                "duplicates": trial.duplicates,
+                "reordered": trial.reordered,
+            },
+        )
+
+    return take
+
+
 def latency(pair: Pair, effort: Effort) -> Reading:
     """Microseconds from question to answer, median: one byte over UDP, one at a time."""
+    return _latency_reading(_ping_pong(pair, effort.pings, PING_S))
+
+
+def latency_under_tcp(mbit_per_s: float = 0) -> PairMeasurement:
+    """As `latency`, beside a TCP stream of that rate; 0: as fast as it can."""
+
+    def take(pair: Pair, effort: Effort) -> Reading:
+        pair.agents()  # before the load begins
+        with ThreadPoolExecutor(1) as beside:
+            load = beside.submit(
+                measure_tcp,
+                pair.near,
+                pair.far,
+                seconds=effort.tcp_s + 1,
+                mbit_per_s=mbit_per_s,
+            )
+            time.sleep(SETTLE_S)
+            answers = _ping_pong(pair, effort.pings, float(effort.tcp_s))
+            if load.done() and load.exception() is None:
+                raise MeasurementError("the load was over before the last answer")
+            loaded = load.result()
+        return _latency_reading(answers, {"load Gbit/s": loaded.gbit_per_s})
+
+    return take
+
+
+def _ping_pong(pair: Pair, count: int, seconds: float) -> dict[str, Any]:
     near, far = pair.agents()
-    end = {"address": str(pair.far.address), "port": PING_PORT}
+    end: dict[str, Any] = {"address": str(pair.far.address), "port": PING_PORT}
     far.ask("echo", **end)
     try:
-        times_ns = near.ask("ping_pong", **end, count=effort.pings)["times_ns"]
+        return near.ask("ping_pong", **end, count=count, seconds=seconds)
     finally:
         far.ask("quiet")
-    if len(times_ns) < ANSWERED_AT_LEAST * effort.pings:
-        raise MeasurementError(f"{len(times_ns)} of {effort.pings} questions were answered")
+
+
+def _latency_reading(answers: dict[str, Any], details: dict[str, float] | None = None) -> Reading:
+    times_ns, asked = answers["times_ns"], answers["asked"]
+    if len(times_ns) < ANSWERED_AT_LEAST * asked:
+        raise MeasurementError(f"{len(times_ns)} of {asked} questions were answered")
     p50, p90, p99 = (percentile(times_ns, share) / 1000 for share in (0.5, 0.9, 0.99))
-    return Reading(p50, {"p90": p90, "p99": p99, "lost": effort.pings - len(times_ns)})
+    spread = {"p90": p90, "p99": p99, "max": times_ns[-1] / 1000}
+    return Reading(p50, {**spread, "lost": asked - len(times_ns), **(details or {})})
 
 
 def percentile(ascending: list[int], share: float) -> int:

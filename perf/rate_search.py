@@ -9,11 +9,12 @@ number of trials.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
-from perf.agent import AgentClient
+from perf.agent_client import AgentClient
 from perf.traffic import MeasurementError
 
 LOSS_MAX = 0.001
@@ -38,7 +39,10 @@ class Trial:
     reordered: int
     """Those that came after a later one of their flow."""
     seconds: float
-    """From the first packet sent to the last one received, or sent if that was later."""
+    """From the first packet to the last one, at the end where that is longer: the clocks of two
+    machines have nothing in common."""
+    uncounted: int = 0
+    """Of those lost: how many the counter was too slow for."""
 
     @property
     def loss(self) -> float:
@@ -59,20 +63,27 @@ def send_and_count(
     receiver: AgentClient,
     address: IPv4Address | IPv6Address,
     *,
-    payload_bytes: int,
+    sizes: Sequence[int],
     flows: int = 1,
     rate_pps: float | None = None,
     seconds: float = 1.0,
     spread: int = 0,
 ) -> Trial:
-    """One trial to `address` of the receiver; `spread`: over so many addresses from it on.
+    """One trial to `address` of the receiver.
+
+    `sizes`: of the payloads in bytes, in turn; `spread`: over so many addresses from that one on.
 
     Raises AgentError, and MeasurementError if nothing arrives at all.
     """
     trial = next(_trial_numbers)
     most = int(seconds * MOST_PPS)
-    same = {"address": str(address), "port": UDP_PORT, "flows": flows, "trial": trial}
-    same |= {"payload_bytes": payload_bytes, "most": most}
+    same: dict[str, Any] = {
+        "address": str(address),
+        "port": UDP_PORT,
+        "flows": flows,
+        "trial": trial,
+    }
+    same |= {"sizes": sizes, "most": most}
     receiver.ask("receive", **same)
     try:
         sent = sender.ask("send", **same, rate_pps=rate_pps or 0.0, seconds=seconds, spread=spread)
@@ -88,7 +99,8 @@ def send_and_count(
         received=got["received"],
         duplicates=got["duplicates"],
         reordered=got["reordered"],
-        seconds=(max(got["last_ns"], sent["ended_ns"]) - sent["begun_ns"]) / 1e9,
+        seconds=max(sent["ended_ns"] - sent["begun_ns"], got["last_ns"] - got["first_ns"]) / 1e9,
+        uncounted=got["uncounted"],
     )
 
 

@@ -16,11 +16,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from perf.namespace import CommandError, Namespace, end_process
-from perf.topology import Host, Pod
+from perf.namespace import CommandError, end_process
+from perf.place import End, Place
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -28,7 +27,7 @@ IPERF3_PORT = 5201
 _ICMP_ECHO_HEADERS_BYTES = {4: 20 + 8, 6: 40 + 8}
 _SERVER_START_S = 5.0
 _CLIENT_SPARE_S = 15.0  # on top of the time measured: to connect, and to exchange results
-_TCP_LISTEN = "0A"  # include/net/tcp_states.h, as /proc/net/tcp writes it
+_SERVER_SAYS = b"Server listening on"
 
 
 class MeasurementError(RuntimeError):
@@ -67,6 +66,13 @@ class TcpResult:
     seconds: float
     streams: int
     retransmits: int
+    iperf3_cpu_s: dict[str, float]
+    """What its processes used: "client user", "client system", "server user"..."""
+
+    @property
+    def gigabytes(self) -> float:
+        """10^9 bytes of payload, altogether."""
+        return self.gbit_per_s * self.seconds / 8
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class UdpResult:
 
 
 def ping(
-    source: Namespace,
+    source: Place,
     address: IPAddress,
     *,
     count: int = 3,
@@ -123,17 +129,19 @@ def ping(
 
 
 def measure_tcp(
-    client: Namespace,
-    server: Host | Pod,
+    client: Place,
+    server: End,
     *,
     address: IPAddress | None = None,
     seconds: int = 1,
     streams: int = 1,
     reverse: bool = False,
+    mbit_per_s: float = 0,
 ) -> TcpResult:
     """Client to server, or with `reverse` server to client. `address`: the server's, by default
-    its first. Raises MeasurementError."""
+    its first. `mbit_per_s`: of each stream; 0: as much as goes. Raises MeasurementError."""
     options = ["-P", str(streams), *(["-R"] if reverse else [])]
+    options += ["-b", f"{mbit_per_s}M"] if mbit_per_s else []
     end = _iperf3(client, server, address or server.address, seconds, options)
     received = end["sum_received"]
     if received["bytes"] == 0:
@@ -143,12 +151,23 @@ def measure_tcp(
         seconds=received["seconds"],
         streams=streams,
         retransmits=end["sum_sent"].get("retransmits", 0),
+        iperf3_cpu_s=_cpu_seconds(end, received["seconds"]),
     )
 
 
+def _cpu_seconds(end: Any, seconds: float) -> dict[str, float]:
+    """From its per cent of the time."""
+    per_cent = end["cpu_utilization_percent"]
+    return {
+        f"{name} {kind}": per_cent[f"{place}_{kind}"] / 100 * seconds
+        for name, place in (("client", "host"), ("server", "remote"))
+        for kind in ("user", "system")
+    }
+
+
 def measure_udp(
-    client: Namespace,
-    server: Host | Pod,
+    client: Place,
+    server: End,
     *,
     address: IPAddress | None = None,
     seconds: int = 1,
@@ -173,7 +192,7 @@ def measure_udp(
 
 
 def _iperf3(
-    client: Namespace, server: Namespace, address: IPAddress, seconds: int, options: list[str]
+    client: Place, server: Place, address: IPAddress, seconds: int, options: list[str]
 ) -> Any:
     """One test; returns the "end" object of the client's JSON report."""
     argv = ["iperf3", "-J", "-c", str(address), "-p", str(IPERF3_PORT), "-t", str(seconds)]
@@ -195,18 +214,17 @@ def _iperf3(
 
 
 @contextlib.contextmanager
-def _iperf3_server(namespace: Namespace) -> Iterator[None]:
+def _iperf3_server(place: Place) -> Iterator[None]:
     """Serves one client. It has ended when this is left, so that the port is free again."""
     with tempfile.TemporaryFile() as output:
-        argv = ["iperf3", "-s", "-1", "-p", str(IPERF3_PORT)]
-        server = namespace.popen(argv, stdout=output, stderr=subprocess.STDOUT)
+        argv = ["iperf3", "-s", "-1", "-p", str(IPERF3_PORT), "--forceflush"]
+        server = place.popen(argv, stdout=output, stderr=subprocess.STDOUT)
         try:
             deadline = time.monotonic() + _SERVER_START_S
-            while not _listens(server.pid):
+            while _SERVER_SAYS not in (said := _read_all(output)):
                 if server.poll() is not None or time.monotonic() > deadline:
-                    output.seek(0)
-                    said = output.read().decode(errors="replace").strip()
-                    raise MeasurementError(f"iperf3 server in {namespace.name}: {said}")
+                    reason = said.decode(errors="replace").strip()
+                    raise MeasurementError(f"iperf3 server in {place.name}: {reason}")
                 time.sleep(0.002)
             yield
         finally:
@@ -214,15 +232,6 @@ def _iperf3_server(namespace: Namespace) -> Iterator[None]:
             server.wait()
 
 
-def _listens(pid: int) -> bool:
-    """Whether the process itself listens on iperf3's port, and not something else there."""
-    local_port = f":{IPERF3_PORT:04X}"
-    with contextlib.suppress(OSError):  # it has ended
-        its_files = {os.readlink(fd.path) for fd in os.scandir(f"/proc/{pid}/fd")}
-        for table in ("tcp", "tcp6"):
-            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-                _, local, _, state, *_, inode = line.split()[:10]
-                is_listener = local.endswith(local_port) and state == _TCP_LISTEN
-                if is_listener and f"socket:[{inode}]" in its_files:
-                    return True
-    return False
+def _read_all(output: IO[bytes]) -> bytes:
+    """What a process has written to a file of ours."""
+    return os.pread(output.fileno(), 1 << 16, 0)

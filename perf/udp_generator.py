@@ -8,12 +8,15 @@ A packet's payload begins with two little-endian words of 64 bits:
 
     trial (low 32 bits) | flow (high 32 bits)
     number: 0, 1, 2... over all flows of the trial
+
+Payloads may differ in size: packet `number` has the size `sizes[number % len(sizes)]`.
 """
 
 import ctypes
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
@@ -37,6 +40,9 @@ RECEIVE_WAIT_US = 20_000
 """A receiver looks this often whether it shall stop."""
 REPLY_WAIT_US = 200_000
 """A question without an answer by then counts as lost."""
+IMIX = (64, 548, 64, 64, 548, 64, 1392, 64, 548, 64, 64, 548)
+"""The simple internet mix: of 12 packets 7 are small, 4 have 576 bytes with their headers, and 1 is
+full (here 1420 bytes).  In an order that spreads them."""
 
 MSG_WAITFORONE = 0x10000
 CLOCK_MONOTONIC = 1
@@ -47,11 +53,13 @@ SOCKADDR_IN_ADDRESS_AT = 4
 
 # What a sender says afterwards, and what a receiver counts.
 SENT, REFUSED, BEGUN_NS, ENDED_NS = range(4)
-RECEIVED, DUPLICATES, REORDERED, STRANGE, LAST_NS = range(5)
+RECEIVED, DUPLICATES, REORDERED, STRANGE, FIRST_NS, LAST_NS = range(6)
+
+SO_MEMINFO, MEMINFO_DROPS, MEMINFO_WORDS = 55, 8, 9  # include/uapi/linux/sock_diag.h
 
 
 class Train(NamedTuple):
-    """The memory of up to TRAIN packets of one length, and the mmsghdrs that lead to it."""
+    """The memory of up to TRAIN packets, and the mmsghdrs that lead to it."""
 
     data: Longs
     """int64[TRAIN, PAYLOAD_MAX / 8]: a row per packet."""
@@ -63,25 +71,34 @@ class Train(NamedTuple):
     """int64[TRAIN, 2]"""
 
 
-def make_train(payload_bytes: int, name_bytes: int = 0) -> Train:
-    """`name_bytes`: of the address in each message; 0: none, the socket is connected."""
-    if not PAYLOAD_MIN <= payload_bytes <= PAYLOAD_MAX:
-        allowed = f"{PAYLOAD_MIN} to {PAYLOAD_MAX}"
-        raise ValueError(f"payload_bytes: {payload_bytes} is not allowed; allowed: {allowed}")
+def check_sizes(sizes: Sequence[int]) -> Longs:
+    """As an array.  Raises ValueError if one is out of range."""
+    for size in sizes:
+        if not PAYLOAD_MIN <= size <= PAYLOAD_MAX:
+            allowed = f"{PAYLOAD_MIN} to {PAYLOAD_MAX}"
+            raise ValueError(f"sizes: {size} is not allowed; allowed: {allowed}")
+    return np.array(sizes, np.int64)
+
+
+def make_train(name_bytes: int = 0) -> Train:
+    """With room for PAYLOAD_MAX each.
+
+    `name_bytes`: of the address in each message; 0: none, the socket is connected.
+    """
     data = np.zeros((TRAIN, PAYLOAD_MAX // 8), np.int64)
     names = np.zeros((TRAIN, SOCKADDR_BYTES), np.uint8)
     messages, iovecs = np.zeros((TRAIN, 8), np.int64), np.zeros((TRAIN, 2), np.int64)
     for row in range(TRAIN):
-        iovecs[row] = data[row].ctypes.data, payload_bytes
+        iovecs[row] = data[row].ctypes.data, PAYLOAD_MAX
         messages[row, IOV], messages[row, IOV_COUNT] = iovecs[row].ctypes.data, 1
         if name_bytes:
             messages[row, NAME], messages[row, NAME_BYTES] = names[row].ctypes.data, name_bytes
     return Train(data, names, messages, iovecs)
 
 
-def make_addressed_train(payload_bytes: int, port: int) -> Train:
+def make_addressed_train(port: int) -> Train:
     """Every packet has an IPv4 socket address of its own, which `send_numbered` completes."""
-    train = make_train(payload_bytes, SOCKADDR_IN_BYTES)
+    train = make_train(SOCKADDR_IN_BYTES)
     address = struct.pack("=H", socket.AF_INET) + struct.pack(">H", port)
     train.names[:, : len(address)] = np.frombuffer(address, np.uint8)
     return train
@@ -113,6 +130,12 @@ def set_wait(receiver: socket.socket, wait_us: int) -> None:
     receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@qq", 0, wait_us))
 
 
+def count_drops(receiver: socket.socket) -> int:
+    """The packets it had no room for: those that whoever reads it was too slow for."""
+    words = receiver.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * MEMINFO_WORDS)
+    return int(struct.unpack(f"@{MEMINFO_WORDS}I", words)[MEMINFO_DROPS])
+
+
 def open_ticker() -> int:
     """A timerfd: every read waits for the next tick (Python itself has these from 3.13 on)."""
     libc_calls = ctypes.CDLL(None, use_errno=True)
@@ -127,6 +150,7 @@ def open_ticker() -> int:
 def send_numbered(
     sockets: Longs,
     train: Train,
+    sizes: Longs,
     ticker: Int,
     trial: Int,
     rate_pps: float,
@@ -169,6 +193,7 @@ def send_numbered(
             number = sent + packet
             train.data[packet, 0] = trial | (flow << 32)
             train.data[packet, 1] = number
+            train.iovecs[packet, 1] = sizes[number % len(sizes)]
             if spread > 0:
                 _set_address(train.names, packet, spread_from + _scatter(number, spread))
         done = np.int64(libc.sendmmsg(sockets[flow], base, count, 0))
@@ -198,7 +223,7 @@ def _set_address(names: Bytes, packet: Int, address: Int) -> None:
 def receive_numbered(
     fd: Int,
     train: Train,
-    payload_bytes: Int,
+    sizes: Longs,
     trial: Int,
     seen: Bytes,
     highest: Longs,
@@ -210,8 +235,8 @@ def receive_numbered(
 
     seen        uint8 per number, zeros at first
     highest     int64 per flow, -1 at first: the highest number so far
-    tally       int64[5]: RECEIVED (each number once), DUPLICATES, REORDERED (after a higher
-                number of its flow), STRANGE (of no packet of this trial), LAST_NS
+    tally       int64[6]: RECEIVED (each number once), DUPLICATES, REORDERED (after a higher
+                number of its flow), STRANGE (of no packet of this trial), FIRST_NS, LAST_NS
     """
     base = np.int64(train.messages.ctypes.data)
     while stop[0] == 0:
@@ -219,12 +244,14 @@ def receive_numbered(
         if got <= 0:
             continue
         tally[LAST_NS] = libc.monotonic_ns(scratch)
+        if tally[FIRST_NS] == 0:
+            tally[FIRST_NS] = tally[LAST_NS]
         for packet in range(got):
             flow, number = train.data[packet, 0] >> 32, train.data[packet, 1]
             arrived_bytes = train.messages[packet, MESSAGE_BYTES_AT] & 0xFFFFFFFF
             is_ours = train.data[packet, 0] & 0xFFFFFFFF == trial
             in_range = 0 <= number < len(seen) and 0 <= flow < len(highest)
-            if not is_ours or not in_range or arrived_bytes != payload_bytes:
+            if not is_ours or not in_range or arrived_bytes != sizes[number % len(sizes)]:
                 tally[STRANGE] += 1
             elif seen[number]:
                 tally[DUPLICATES] += 1
@@ -249,24 +276,29 @@ def echo(fd: Int, train: Train, stop: Longs) -> None:
 
 
 @kernel
-def ping_pong(fd: Int, times_ns: Longs, scratch: Longs) -> Int:
-    """Asks with one byte and waits for the answer, once per element of `times_ns`.
+def ping_pong(fd: Int, times_ns: Longs, duration_ns: Int, scratch: Longs) -> tuple[Int, Int]:
+    """Asks with one byte and waits for the answer, at most once per element of `times_ns`.
 
-    Fills in the times from question to answer, and returns how many there are; the rest were
-    lost.  `fd` is connected and gives up waiting after a while; `scratch` is int64[4].
+    Fills in the times from question to answer.  Returns how many questions were asked within
+    `duration_ns`, and how many were answered; the rest were lost.  `fd` is connected and gives up
+    waiting after a while; `scratch` is int64[4].
     """
     question, answer = scratch[2:3], scratch[3:4]
+    asked = np.int64(0)
     answered = np.int64(0)
-    for number in range(len(times_ns)):
-        question[0] = number & 0xFF
-        asked = libc.monotonic_ns(scratch)
+    begun = libc.monotonic_ns(scratch)
+    asked_at = begun
+    while asked < len(times_ns) and asked_at - begun < duration_ns:
+        question[0] = asked & 0xFF
+        asked_at = libc.monotonic_ns(scratch)
         libc.write(fd, np.int64(question.ctypes.data), 1)
+        asked += 1
         while True:
             answer[0] = 0
             if libc.read(fd, np.int64(answer.ctypes.data), 1) != 1:
                 break
             if answer[0] == question[0]:  # else it is the answer to an earlier, late one
-                times_ns[answered] = libc.monotonic_ns(scratch) - asked
+                times_ns[answered] = libc.monotonic_ns(scratch) - asked_at
                 answered += 1
                 break
-    return answered
+    return asked, answered

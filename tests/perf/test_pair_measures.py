@@ -7,12 +7,20 @@ from collections.abc import Iterator
 import pytest
 
 from perf.contenders import connect_bare
+from perf.cpu_measures import cpu_per_million_packets
 from perf.measure import Effort
 from perf.pair import Pair, pair_of
-from perf.pair_measures import PairMeasurement, latency, percentile, udp, udp_spread
+from perf.pair_measures import (
+    PairMeasurement,
+    latency,
+    percentile,
+    udp,
+    udp_offered,
+    udp_spread,
+)
 from perf.traffic import MeasurementError
 
-TINY = Effort(trial_s=0.02, trials_max=3, pings=2)
+TINY = Effort(tcp_s=1, trial_s=0.02, trials_max=3, pings=2)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +28,7 @@ def cut_pair() -> Iterator[Pair]:
     """The wire is unplugged."""
     with pair_of(connect_bare) as pair:
         pair.agents()
-        pair.far.ip("link set eth0 down")
+        pair.far.run(["ip", "link", "set", "eth0", "down"])
         yield pair
 
 
@@ -30,9 +38,11 @@ def cut_pair() -> Iterator[Pair]:
     [
         (udp(64, flows=4), "none of .* arrived"),
         (udp_spread(64), "none of .* arrived"),
+        (udp_offered(1, 64), "none of .* arrived"),
         (latency, "0 of 2 questions were answered"),
+        (cpu_per_million_packets(1, 64), "none of .* arrived"),
     ],
-    ids=["udp", "udp-spread", "latency"],
+    ids=["udp", "udp-spread", "overload", "latency", "cpu"],
 )
 def test_cut_wire_gives_no_reading(cut_pair: Pair, take: PairMeasurement, said: str) -> None:
     with pytest.raises(MeasurementError, match=said):

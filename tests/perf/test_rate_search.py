@@ -75,9 +75,7 @@ def test_packets_lost_on_purpose_are_reported_lost() -> None:
 
         def attempt(rate_pps: float | None) -> Trial:
             address = pair.far.address
-            return send_and_count(
-                near, far, address, payload_bytes=64, rate_pps=rate_pps, seconds=0.2
-            )
+            return send_and_count(near, far, address, sizes=[64], rate_pps=rate_pps, seconds=0.2)
 
         assert attempt(2000).loss == 0
         # 64 bytes of payload are 106 on the wire: 1 Mbit/s carries 1,179 packets a second.
@@ -88,6 +86,6 @@ def test_packets_lost_on_purpose_are_reported_lost() -> None:
         best, _ = find_loss_free_rate(attempt, resolution=0.1, trials_max=12)
         assert best.received_pps < 1600
 
-        pair.far.ip("link set eth0 down")
+        pair.far.run(["ip", "link", "set", "eth0", "down"])
         with pytest.raises(MeasurementError, match=r"none of \d+ UDP packets .* arrived"):
             attempt(5000)

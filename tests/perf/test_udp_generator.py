@@ -6,15 +6,16 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
+from perf import udp_generator
 from perf.agent import Agent
-from perf.udp_generator import _scatter, make_train
+from perf.udp_generator import IMIX, _scatter, check_sizes
 
 LOOPBACK = "127.0.0.1"
 PAYLOAD_BYTES = 64
@@ -37,25 +38,62 @@ def port() -> int:
 
 
 def send(agent: Agent, port: int, **changed: Any) -> dict[str, Any]:
-    arguments = {"address": LOOPBACK, "port": port, "flows": 1, "payload_bytes": PAYLOAD_BYTES}
+    arguments = {"address": LOOPBACK, "port": port, "flows": 1, "sizes": [PAYLOAD_BYTES]}
     arguments |= {"trial": TRIAL, "rate_pps": 10_000.0, "seconds": 0.05, "most": 1000, "spread": 0}
-    return agent.send(**{**arguments, **changed})[0]
+    return agent.send(**{**arguments, **changed})
 
 
-def receive(agent: Agent, port: int, flows: int = 1) -> None:
-    agent.receive(LOOPBACK, port, flows, PAYLOAD_BYTES, TRIAL, most=1000)
+def receive(
+    agent: Agent, port: int, flows: int = 1, sizes: Sequence[int] = (PAYLOAD_BYTES,)
+) -> None:
+    agent.receive(LOOPBACK, port, flows, sizes, TRIAL, most=1000)
 
 
 @pytest.mark.parametrize("flows", [1, 64])
 def test_every_packet_arrives_once_and_in_order(agent: Agent, port: int, flows: int) -> None:
     receive(agent, port, flows)
     sent = send(agent, port, flows=flows)
-    got, _ = agent.received(sent["sent"])
+    got = agent.received(sent["sent"])
 
     assert sent["refused"] == 0
     assert got["received"] == sent["sent"] > 0
     assert (got["duplicates"], got["reordered"], got["strange"]) == (0, 0, 0)
-    assert got["last_ns"] > sent["begun_ns"]
+    assert sent["begun_ns"] < got["first_ns"] < got["last_ns"]
+
+
+def test_sizes_take_turns(agent: Agent, port: int) -> None:
+    receive(agent, port, sizes=IMIX)
+    sent = send(agent, port, sizes=IMIX)
+    got = agent.received(sent["sent"])
+    assert (got["received"], got["strange"]) == (sent["sent"], 0)
+
+    receive(agent, port, sizes=IMIX)
+    sent = send(agent, port, sizes=[64], most=12)
+    assert agent.received(sent["sent"])["received"] == IMIX.count(64)
+
+
+def test_mix_is_the_simple_internet_mix() -> None:
+    assert [IMIX.count(size) for size in (64, 576 - 28, 1420 - 28)] == [7, 4, 1]
+    assert len(IMIX) == 12
+
+
+def test_what_the_counter_had_no_room_for_is_told(
+    agent: Agent, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(udp_generator, "RECEIVE_BUFFER_BYTES", 4096)
+    monkeypatch.setattr(udp_generator, "receive_numbered", wait_for_stop)
+    receive(agent, port)
+    sent = send(agent, port, rate_pps=0.0, most=200)
+    got = agent.received(sent["sent"])
+
+    assert got["received"] == 0
+    assert 100 < got["uncounted"] < 200
+
+
+def wait_for_stop(*arguments: Any) -> None:
+    """Counts nothing."""
+    while arguments[-1][0] == 0:
+        time.sleep(0.001)
 
 
 def test_pace_is_never_exceeded_and_the_time_is_kept(agent: Agent, port: int) -> None:
@@ -139,7 +177,7 @@ def test_what_happened_to_packets_is_counted(
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for packet in packets:
             sender.sendto(packet, (LOOPBACK, port))
-    got, _ = agent.received(sent=1000)
+    got = agent.received(sent=1000)
 
     counts = (got["received"], got["duplicates"], got["reordered"], got["strange"])
     assert counts == (received, duplicates, reordered, strange)
@@ -154,7 +192,7 @@ def test_refused_packets_count_as_sent(agent: Agent, port: int) -> None:
 
 def test_questions_are_answered_and_timed(agent: Agent, port: int) -> None:
     agent.echo(LOOPBACK, port)
-    times_ns = agent.ping_pong(LOOPBACK, port, 100)[0]["times_ns"]
+    times_ns = agent.ping_pong(LOOPBACK, port, 100, 10.0)["times_ns"]
 
     assert len(times_ns) == 100
     assert times_ns == sorted(times_ns)
@@ -173,7 +211,7 @@ def test_slow_answers_take_their_time(agent: Agent, port: int) -> None:
         receiver.settimeout(5)
         answering = threading.Thread(target=answer_slowly, args=(receiver,))
         answering.start()
-        times_ns = agent.ping_pong(LOOPBACK, port, 5)[0]["times_ns"]
+        times_ns = agent.ping_pong(LOOPBACK, port, 5, 10.0)["times_ns"]
         answering.join()
 
     assert len(times_ns) == 5
@@ -181,9 +219,19 @@ def test_slow_answers_take_their_time(agent: Agent, port: int) -> None:
 
 
 def test_unanswered_questions_have_no_time(agent: Agent, port: int) -> None:
-    assert agent.ping_pong(LOOPBACK, port, 3)[0]["times_ns"] == []
+    answers = agent.ping_pong(LOOPBACK, port, 3, 10.0)
+    assert answers == {"asked": 3, "times_ns": []}
+
+
+def test_questions_end_with_their_time(agent: Agent, port: int) -> None:
+    agent.echo(LOOPBACK, port)
+    begun = time.monotonic()
+    asked = agent.ping_pong(LOOPBACK, port, 10_000_000, 0.1)["asked"]
+
+    assert 0 < asked < 10_000_000
+    assert 0.1 <= time.monotonic() - begun < 10
 
 
 def test_payload_out_of_range_is_named() -> None:
-    with pytest.raises(ValueError, match="payload_bytes: 15 is not allowed; allowed: 16 to 2048"):
-        make_train(15)
+    with pytest.raises(ValueError, match="sizes: 15 is not allowed; allowed: 16 to 2048"):
+        check_sizes([64, 15])

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from forwarder.fib.routes import Prefix
-from perf.loden_contender import split_network
+from perf.far_network import split_network
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 1000, 1 << 16])
