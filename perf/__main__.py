@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from perf import bench, plots, record_commands
-from perf.catalogue import CONTENDERS, MEASURES, SCENES
+from perf import bench, plots, progress, record_commands
+from perf.catalogue import CONTENDERS, CURVES, MEASURES, SCENES
 from perf.demo import stop_in_order_on_signals, why_not_here
 from perf.machine import describe_machine
 from perf.measure import QUICK, Effort, Scene
@@ -31,13 +29,13 @@ FOLDER = Path("perf-results")
 
 
 @click.group("perf", invoke_without_command=True)
-@click.option("--quick", is_flag=True, help="Under two minutes: short, and one round.")
+@click.option("--quick", is_flag=True, help="Under two minutes: what matters most, in one round.")
 @click.option(
     "--only",
     metavar="MEASURE",
     multiple=True,
-    type=click.Choice([measure.name for measure in MEASURES]),
-    help="Take this measure; repeatable.  [all]",
+    type=click.Choice([*(curve.name for curve in CURVES), *(m.name for m in MEASURES)]),
+    help="Take this measure, or those of this curve; repeatable.  [all]",
 )
 @click.option(
     "--peers",
@@ -76,7 +74,7 @@ def command(
     """
     if context.invoked_subcommand is not None:
         return
-    scenes = narrowed(SCENES, only, peers)
+    scenes = chosen(SCENES, only, peers, quick)
     if list_only:
         list_all(scenes)
         return
@@ -93,12 +91,17 @@ for subcommand in record_commands.COMMANDS:
     command.add_command(subcommand)
 
 
-def narrowed(
-    scenes: Iterable[Scene[Any]], only: tuple[str, ...], peers: tuple[str, ...]
+def chosen(
+    scenes: Iterable[Scene[Any]], only: tuple[str, ...], peers: tuple[str, ...], quick: bool
 ) -> list[Scene[Any]]:
-    """Without those in which nothing is left to measure."""
-    chosen = [scene.narrowed(only, peers) for scene in scenes]
-    return [scene for scene in chosen if bench.contenders_of(scene)]
+    """What is asked for, without scenes in which nothing is left to measure.
+
+    `quick` leaves out much; nothing of what `only` names.
+    """
+    if quick and not only:
+        scenes = [scene.quickened(peers) for scene in scenes]
+    narrowed = [scene.narrowed(only, peers) for scene in scenes]
+    return [scene for scene in narrowed if bench.contenders_of(scene)]
 
 
 def list_all(scenes: list[Scene[Any]]) -> None:
@@ -110,6 +113,9 @@ def list_all(scenes: list[Scene[Any]]) -> None:
             click.echo(f"  {measure.name:20}{measure.title}, {measure.unit}: {', '.join(names)}")
             for target in measure.targets:
                 click.echo(f"  {'':20}  target: {target.contender} {aim(measure, target)}")
+    click.echo("curves:")
+    for curve in CURVES:
+        click.echo(f"  {curve.name:20}{curve.title}")
     click.echo("contenders:")
     for name, what in CONTENDERS.items():
         click.echo(f"  {name:20}{what}")
@@ -133,7 +139,8 @@ def measure(scenes: list[Scene[Any]], quick: bool, repeat: int | None, output: P
         "machine": describe_machine(),
     }
     begun = time.monotonic()
-    record = run_and_show(scenes, effort, rounds)
+    with progress.shown(bench.estimate_s(scenes, effort, rounds)) as watch:
+        record = bench.run(scenes, effort, rounds, watch)
     about |= {"seconds": time.monotonic() - begun, "sites": record.facts}
     run = Run(about, scenes, Results(record.outcomes), CONTENDERS)
     click.echo(to_markdown(run), nl=False)
@@ -152,23 +159,6 @@ def why_not_into(folder: Path) -> str | None:
     if not os.access(nearest, os.W_OK):
         return f"--output: {nearest} cannot be written to"
     return None
-
-
-def run_and_show(scenes: list[Scene[Any]], effort: Effort, rounds: int) -> bench.Record:
-    """Runs the benchmark; what it does and the time left are on stderr."""
-    console = Console(stderr=True, highlight=False, emoji=False)
-    columns = (BarColumn(20), TextColumn("{task.percentage:3.0f} %"), TimeElapsedColumn())
-    left = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, *left, console=console, transient=True) as progress:
-        task = progress.add_task("", total=bench.estimate_s(scenes, effort, rounds))
-
-        def say(what: str) -> None:
-            progress.update(task, description=what)
-            if not console.is_terminal:
-                console.print(what)
-
-        watch = bench.Watch(say, lambda seconds: progress.advance(task, seconds))
-        return bench.run(scenes, effort, rounds, watch)
 
 
 if __name__ == "__main__":

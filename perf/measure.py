@@ -142,9 +142,18 @@ class Scene(Generic[S]):
             ),
         )
 
-    def quickened(self) -> Scene[S]:
-        """With what --quick measures."""
-        quick = (replace(measure, contenders=measure.quick) for measure in self.measures)
+    def quickened(self, contenders: tuple[str, ...] = ()) -> Scene[S]:
+        """With what --quick measures; its measures with these contenders, if any are named."""
+        quick = (
+            replace(
+                measure,
+                contenders=tuple(
+                    name for name in measure.contenders if name in (contenders or measure.quick)
+                ),
+            )
+            for measure in self.measures
+            if measure.quick
+        )
         return replace(self, measures=tuple(measure for measure in quick if measure.contenders))
 
 

@@ -12,7 +12,17 @@ import pytest
 
 from perf import bench
 from perf.contenders import connect_bare
-from perf.measure import Effort, Measure, NotHere, Outcome, Reading, Scene, Status
+from perf.measure import (
+    Curve,
+    Effort,
+    Measure,
+    NotHere,
+    Outcome,
+    Point,
+    Reading,
+    Scene,
+    Status,
+)
 from perf.pair import pair_of
 from perf.pair_measures import tcp, udp
 from perf.results import Results
@@ -129,6 +139,22 @@ def test_narrowing_leaves_out_what_is_not_asked_for() -> None:
     assert bench.contenders_of(scene.narrowed((), ("b",))) == ["b"]
     assert bench.contenders_of(scene.narrowed(("colour",), ())) == []
     assert len(list(bench.turns(scene.narrowed((), ("b",)), 3))) == 6
+
+    curve = Curve("by-weight", "size by weight", "weight")
+    size, weight = scene.measures
+    scene = replace(scene, measures=(replace(size, points=(Point(curve, 1),)), weight))
+    assert [m.name for m in scene.narrowed(("by-weight",), ()).measures] == ["size"]
+
+
+def test_quick_run_leaves_out_what_is_not_marked() -> None:
+    fake = FakeScene()
+    scene = fake.scene("a", "b", "c", size=fake.note, weight=fake.note)
+    size, weight = scene.measures
+    scene = replace(scene, measures=(replace(size, quick=("a", "b")), weight))
+
+    assert [(m.name, m.contenders) for m in scene.quickened().measures] == [("size", ("a", "b"))]
+    assert [m.contenders for m in scene.quickened(("c",)).measures] == [("c",)]
+    assert bench.contenders_of(scene.quickened()) == ["a", "b"]
 
 
 def test_what_is_done_adds_up_to_what_was_estimated() -> None:

@@ -88,6 +88,16 @@ def test_list_names_every_measure_and_contender() -> None:
     assert "target: loden ≥ 2 × kernel" in result.output
 
 
+def test_quick_leaves_out_much_but_nothing_that_is_named() -> None:
+    def listed(*options: str) -> str:
+        return CliRunner().invoke(command, ["--list", *options]).output
+
+    assert "udp1024" in listed()
+    assert "udp1024" not in listed("--quick")
+    assert "udp1024" in listed("--quick", "--only", "udp-size")
+    assert "tcp4  " not in listed("--only", "udp-size")
+
+
 @pytest.mark.parametrize("option", ["--only", "--peers"])
 def test_unknown_name_is_refused_with_those_there_are(option: str) -> None:
     result = CliRunner().invoke(command, [option, "warp"])
