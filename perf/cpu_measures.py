@@ -81,6 +81,8 @@ class _Usage:
         used = sum(self.programs.values(), CpuTime(0, 0))
         details = {"user": used.user_s / units, "system": used.system_s / units}
         for name, part in self.programs.items():
+            if part.total_s == 0:
+                continue
             details[f"{name} user"] = part.user_s / units
             details[f"{name} system"] = part.system_s / units
         details["elsewhere"] = (self.machine.total_s - used.total_s) / units

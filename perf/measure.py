@@ -39,7 +39,7 @@ class Effort:
 
 QUICK = Effort(
     tcp_s=1,
-    trial_s=0.15,
+    trial_s=0.3,
     trials_max=7,
     resolution=0.05,
     pings=1000,

@@ -55,10 +55,12 @@ class Results:
         return Spread.of([ours[number] / theirs[number] for number in ours if number in theirs])
 
     def details(self, measure: str, contender: str) -> dict[str, float]:
-        """The median of each."""
-        readings = [o.reading for o in self.of(measure, contender) if o.reading]
-        names = readings[0].details if readings else ()
-        return {name: statistics.median(r.details[name] for r in readings) for name in names}
+        """The median of each, among the rounds that have it."""
+        found: dict[str, list[float]] = {}
+        for outcome in self.of(measure, contender):
+            for name, value in outcome.reading.details.items() if outcome.reading else ():
+                found.setdefault(name, []).append(value)
+        return {name: statistics.median(values) for name, values in found.items()}
 
     def reasons(self, measure: str, contender: str, status: Status) -> list[str]:
         """Why there is no reading, each reason once."""
