@@ -86,9 +86,11 @@ class ForwarderOptions:
     run_dir: str
     """Where the api's socket is."""
     cpus: tuple[int, ...]
-    """One worker is pinned to each."""
+    """One worker is pinned to each; all can be used by us."""
     user: str = "nobody"
     """Whom the workers become."""
+    seccomp: bool = True
+    """Allow them the system calls of their loop alone."""
     tso: bool = True
     """Take TCP superpackets from the overlay device."""
     uso: bool = True

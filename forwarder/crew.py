@@ -2,21 +2,18 @@
 
 import logging
 import os
-import pwd
 import signal
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from forwarder import worker
+from forwarder import logs, worker
 from forwarder.capture_ring import CaptureRing
-from forwarder.config import ConfigError
 from forwarder.counters import IDLE, CounterRow, Counters, Total
 from forwarder.fib.layout import FibView
+from forwarder.sandbox import Sandbox
 from forwarder.tunnel import Tunnel
-from forwarder.worker import Identity
 
 log = logging.getLogger("loden.forwarder")
 
@@ -56,11 +53,11 @@ class Duty:
 class Crew:
     """One worker per CPU.  All methods are for the forwarder's only thread."""
 
-    def __init__(self, cpus: Sequence[int], identity: Identity | None, spins: int) -> None:
+    def __init__(self, cpus: Sequence[int], limits: Sandbox, spins: int) -> None:
         self.members = [
             Member(index, cpu, os.eventfd(0, os.EFD_CLOEXEC)) for index, cpu in enumerate(cpus)
         ]
-        self._identity = identity
+        self._limits = limits
         self._spins = spins
         self._duty: Duty | None = None
 
@@ -80,17 +77,18 @@ class Crew:
         member.pid = os.fork()
         if member.pid == 0:
             ring = duty.rings[member.index]
-            self._live(duty.tunnels[member.index], duty.fib, counters, ring, member.cpu)
+            self._live(member, duty.tunnels[member.index], duty.fib, counters, ring)
 
     def _live(
-        self, tunnel: Tunnel, fib: FibView, counters: CounterRow, ring: CaptureRing, cpu: int
+        self, member: Member, tunnel: Tunnel, fib: FibView, counters: CounterRow, ring: CaptureRing
     ) -> NoReturn:
         """In the child: works, and leaves without running anything of the parent's."""
         try:
             signal.set_wakeup_fd(-1)
-            worker.run(tunnel, fib, counters, ring, cpu, self._identity, self._spins)
-        except BaseException:
-            traceback.print_exc()
+            worker.run(tunnel, fib, counters, ring, member.cpu, self._limits, self._spins)
+        except BaseException as error:
+            place = logs.where(error.__traceback__)
+            log.error("worker %d: %s: %s (%s)", member.index, type(error).__name__, error, place)
             os._exit(1)
         os._exit(0)
 
@@ -130,7 +128,7 @@ class Crew:
         member.deaths += 1
         member.backoff_s = min(2 * member.backoff_s, RESPAWN_MAX_S)
         code = os.waitstatus_to_exitcode(status)
-        cause = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+        cause = _in_words(-code) if code < 0 else f"exit status {code}"
         log.error("worker %d on CPU %d died (%s), replacing it", member.index, member.cpu, cause)
         if self._duty is not None:  # it reads nothing any more: do not make the writer wait
             self._duty.counters.rows[member.index, Total.GENERATION_SEEN] = IDLE
@@ -157,14 +155,7 @@ class Crew:
         ]
 
 
-def find_identity(user: str) -> Identity | None:
-    """Whom the workers become.  None when we hold no privilege that could be given up."""
-    if os.geteuid() != 0:
-        return None
-    try:
-        entry = pwd.getpwnam(user)
-    except KeyError:
-        raise ConfigError(f"user: {user!r} does not exist on this host") from None
-    if entry.pw_uid == 0:
-        raise ConfigError(f"user: {user!r} is root; the workers need an unprivileged user")
-    return Identity(entry.pw_uid, entry.pw_gid)
+def _in_words(number: int) -> str:
+    if number == signal.SIGSYS:
+        return "killed for a system call that its sandbox does not allow"
+    return f"killed by signal {number}, {signal.strsignal(number)}"

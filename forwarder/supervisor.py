@@ -23,13 +23,26 @@ from typing import Any
 import numpy as np
 import pytun
 
-from forwarder import api, rehearsal, rpc, selftest, shm, stats, tun, tunnel_gso, udp, worker
+from forwarder import (
+    api,
+    capabilities,
+    rehearsal,
+    rpc,
+    sandbox,
+    selftest,
+    shm,
+    stats,
+    tun,
+    tunnel_gso,
+    udp,
+    worker,
+)
 from forwarder.api import ForwarderError
 from forwarder.arrays import Longs
 from forwarder.capture_ring import memory_bytes, ring_of
-from forwarder.config import ConfigError, ForwarderOptions, TunnelConfig
+from forwarder.config import ForwarderOptions, TunnelConfig
 from forwarder.counters import IDLE, Counters, Total, rows_bytes
-from forwarder.crew import Crew, Duty, find_identity
+from forwarder.crew import Crew, Duty
 from forwarder.dscp import parse_dscp
 from forwarder.fib.layout import Capacity, FibView
 from forwarder.fib.listing import list_routes
@@ -48,15 +61,12 @@ class Supervisor:
     """Serves the api and keeps the workers alive until told to stop."""
 
     def __init__(self, options: ForwarderOptions) -> None:
-        """Raises ConfigError for CPUs or a user that are not there."""
-        usable = os.sched_getaffinity(0)
-        for cpu in options.cpus:
-            if cpu not in usable:
-                raise ConfigError(f"cpus: {cpu} is not allowed; allowed: {sorted(usable)}")
+        """Raises ConfigError for a user that is not there."""
         self.options = options
         self.config: TunnelConfig | None = None
         count = len(options.cpus)
-        self._crew = Crew(options.cpus, find_identity(options.user), options.busy_poll_turns)
+        self._limits = sandbox.prepare(options.user, options.seccomp)
+        self._crew = Crew(options.cpus, self._limits, options.busy_poll_turns)
         self._device: tun.Device | None = None
         self._sockets: list[udp.WorkerSockets] = []
         self._fib: HeldFib | None = None
@@ -116,6 +126,7 @@ class Supervisor:
             gc.collect()
             gc.freeze()  # the workers share this memory: the collector shall not touch it
             log.info("kernels ready after %.1f s", time.monotonic() - started)
+            capabilities.keep_only(capabilities.OF_FORWARDER | capabilities.to_read())
             self._serve(listener, signals)
         finally:
             self._crew.stop()
@@ -374,6 +385,7 @@ class Supervisor:
             "up_s": now - self._started_at,
             "control_gone_s": None if self._controller else now - self._controller_gone_at,
             "offloads": self._offload_states(),
+            "seccomp": self._limits.filter_state,
             "path_mtus": self._fib.path_mtus.limits(api.ROUTES_PER_MESSAGE) if self._fib else {},
             "device_drops": stats.device_drops(self._device.name) if self._device else 0,
             "per_worker": workers,

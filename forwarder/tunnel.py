@@ -41,3 +41,8 @@ class Tunnel(NamedTuple):
     tunnel_gso: Longs
     """int64[2], IPv4 and IPv6 underlay: 1 while TCP superpackets leave whole; 0 when that is off
     or was refused."""
+
+    def descriptors(self) -> set[int]:
+        """All that a worker needs open."""
+        several = (*self.receivers.tolist(), *self.sockets.tolist())
+        return {self.tun_fd, self.wake_fd, self.tap_fd, *several} - {-1}

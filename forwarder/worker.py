@@ -4,39 +4,27 @@ Forked from the forwarder with the compiled kernels in memory.  It gives up ever
 the first packet and holds nothing but its file descriptors and its maps of the shared memory.
 """
 
-import ctypes
 import mmap
 import os
 import signal
-from dataclasses import dataclass
 
 import numpy as np
 
-from forwarder import inbound, libc, outbound, shm, tunnel_gso
+from forwarder import inbound, libc, outbound, sandbox, shm, tunnel_gso
 from forwarder.arrays import Int, Longs
 from forwarder.batch import Inbound, Outbound, allocate_inbound, allocate_outbound
 from forwarder.capture_ring import CaptureRing, memory_bytes, ring_of
 from forwarder.counters import IDLE, CounterRow, Total
 from forwarder.fib.layout import GENERATION_WORD, FibView
 from forwarder.jit import kernel
+from forwarder.offloads import ON
+from forwarder.sandbox import Sandbox
 from forwarder.tunnel import Tunnel
 
 TURNS_PER_LOOK = 256
 """How often a busy worker renews its heartbeat and looks whether it shall stop."""
 IDLE_POLL_MS = 1000
 """An idle worker wakes this often to renew its heartbeat."""
-
-PR_SET_PDEATHSIG = 1
-PR_SET_NAME = 15
-PR_SET_NO_NEW_PRIVS = 38
-
-
-@dataclass(frozen=True)
-class Identity:
-    """The unprivileged user and group the workers become."""
-
-    uid: int
-    gid: int
 
 
 @kernel
@@ -138,33 +126,20 @@ def run(
     counters: CounterRow,
     ring: CaptureRing,
     cpu: int,
-    identity: Identity | None,
+    limits: Sandbox,
     spins: int,
 ) -> None:
     """The life of a worker process, from the fork to the end.  Returns when asked to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the forwarder's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.sched_setaffinity(0, {cpu})
-    drop_privileges(identity)
+    sandbox.close_other_descriptors(tunnel.descriptors())
+    sandbox.drop_privileges(limits.identity)
     shm.register_reader()
     out, inn = allocate_outbound(len(tunnel.sockets)), allocate_inbound()
     scratch = np.zeros(8, np.int64)
     counters.row[Total.PID] = os.getpid()
     counters.row[Total.CPU] = cpu
+    if limits.filter_state == ON:
+        sandbox.load_filter()
     work(tunnel, out, inn, fib, counters, ring, scratch, spins)
-
-
-def drop_privileges(identity: Identity | None) -> None:
-    """Becomes an unprivileged user for good, and dies with the forwarder.
-
-    `identity` None (the forwarder itself is unprivileged): only what needs no privilege.
-    """
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    if identity is not None:
-        os.setgroups([])
-        os.setresgid(identity.gid, identity.gid, identity.gid)
-        os.setresuid(identity.uid, identity.uid, identity.uid)  # clears all capabilities
-    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    prctl(PR_SET_NAME, b"loden-worker", 0, 0, 0)
-    # Last: the kernel forgets it when credentials change.
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from forwarder.__main__ import choose_cpus, parse_cpus
 from forwarder.config import ConfigError, ForwarderOptions, TunnelConfig
 
 MAC = bytes.fromhex("020000000001")
@@ -55,22 +54,6 @@ def test_config_survives_the_wire() -> None:
 def test_wrong_field_on_the_wire_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TunnelConfig.from_wire(TunnelConfig(**GOOD).to_wire() | changes)
-
-
-def test_cpus_are_read_as_taskset_writes_them() -> None:
-    assert parse_cpus("0,2-4") == (0, 2, 3, 4)
-    for text in ("", "a", "1-", "1,1", "3-2", "-1"):
-        with pytest.raises(ConfigError, match="cpus"):
-            parse_cpus(text)
-
-
-def test_worker_count_chooses_the_first_usable_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {5, 1, 3})
-    assert choose_cpus(None, None) == (1, 3, 5)
-    assert choose_cpus(None, 2) == (1, 3)
-    assert choose_cpus("5", None) == (5,)
-    with pytest.raises(ConfigError, match="workers: 4 is not allowed; allowed: 1 to 3"):
-        choose_cpus(None, 4)
 
 
 def test_dscp_that_is_none_is_refused() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from forwarder import shm
 from forwarder.api import ForwarderError
-from forwarder.config import ConfigError, ForwarderOptions
+from forwarder.config import ForwarderOptions
 from forwarder.counters import Counters
 from forwarder.fib.layout import FibMemory
 from forwarder.fib.routes import Prefix
@@ -51,22 +51,6 @@ def test_stats_of_an_idle_forwarder(supervisor: Supervisor) -> None:
     assert [worker["receive_drops"] for worker in stats["per_worker"]] == [0]
     assert stats["control_gone_s"] >= 0
     assert supervisor.view_fib() == ({"capacity": None}, [])
-
-
-def test_cpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cpus: 4095 is not allowed"):
-        Supervisor(ForwarderOptions(run_dir="unused", cpus=(4095,)))
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="an unprivileged forwarder gives up nothing")
-@pytest.mark.parametrize(
-    ("user", "message"),
-    [("nobody-at-all", "does not exist on this host"), ("root", "is root; the workers need")],
-)
-def test_user_that_workers_cannot_become_is_refused(user: str, message: str) -> None:
-    cpu = min(os.sched_getaffinity(0))
-    with pytest.raises(ConfigError, match=message):
-        Supervisor(ForwarderOptions(run_dir="unused", cpus=(cpu,), user=user))
 
 
 def test_errors_tell_whether_to_try_again() -> None:

@@ -22,6 +22,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 from scapy.utils import rdpcap
 
+from forwarder.capabilities import OF_FORWARDER, to_read
 from forwarder.fib.routes import IPAddress, Prefix, RemoteVtep
 from forwarder.selftest import TESTS
 from forwarder.wire.vxlan import format_mac, parse_mac
@@ -294,15 +295,59 @@ def test_workers_hold_no_privilege(pair: Pair) -> None:
     assert len(pids) == len(os.sched_getaffinity(0))
     nobody = pwd.getpwnam("nobody")
     for pid in pids:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        status = {name: value.strip() for name, value in (line.split(":", 1) for line in lines)}
+        status = status_of(pid)
         assert status["Uid"].split() == [str(nobody.pw_uid)] * 4
         assert status["Gid"].split() == [str(nobody.pw_gid)] * 4
         assert status["Groups"] == ""
         assert status["NoNewPrivs"] == "1"
         for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
             assert int(status[name], 16) == 0
+        assert status["Seccomp"] == "2"  # SECCOMP_MODE_FILTER
         assert len(os.sched_getaffinity(pid)) == 1
+
+
+def status_of(pid: int) -> dict[str, str]:
+    """proc_pid_status(5)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, value in (line.split(":", 1) for line in lines)}
+
+
+def test_worker_has_only_its_own_descriptors(pair: Pair) -> None:
+    held = [
+        sorted(os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
+        for pid in worker_pids(pair.ends[0])
+    ]
+    for links in held:
+        assert links.count("/dev/net/tun") <= 2  # the overlay device, and perhaps tunnel GSO's
+        assert not [link for link in links if "memfd" in link]
+    sockets = [{link for link in links if link.startswith("socket:")} for links in held]
+    assert all(sockets)
+    assert not set.intersection(*sockets), "workers share sockets"
+
+
+def test_forwarder_keeps_the_capabilities_of_its_trade(pair: Pair) -> None:
+    expected = sum(1 << capability for capability in OF_FORWARDER | to_read())
+    pid = pair.ends[0].client.hello()["pid"]
+    for task in os.listdir(f"/proc/{pid}/task"):
+        status = status_of(int(task))
+        assert int(status["CapPrm"], 16) == int(status["CapEff"], 16) == expected
+        assert int(status["CapBnd"], 16) == expected
+
+
+def test_worker_that_leaves_its_loop_is_ended_and_replaced(pair: Pair) -> None:
+    """What the kernel does to a forbidden call, done to a worker from outside."""
+    end = pair.ends[0]
+    victim, *others = worker_pids(end)
+    os.kill(victim, signal.SIGSYS)
+    wait_for(partial(has_successor, end, victim, set(others)), "the worker's successor")
+    assert "killed for a system call that its sandbox does not allow" in end.log()
+
+
+def test_filter_can_be_switched_off(tmp_path: Path) -> None:
+    with pair_of_forwarders(tmp_path, ["--no-seccomp"]) as pair:
+        assert pair.ends[0].client.stats()["seccomp"] == "switched off"
+        assert {status_of(pid)["Seccomp"] for pid in worker_pids(pair.ends[0])} == {"0"}
+        assert_bytes_arrive(pair.ends[0].pod, pair.ends[1].pod, pair.address_of(1, 4))
 
 
 def has_successor(end: Forwarder, dead: int, others: set[int]) -> bool:
