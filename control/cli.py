@@ -41,6 +41,7 @@ from control.flags import (
 
 LAZY_COMMANDS = {
     "forwarder": "forwarder.__main__:command",
+    "cni-conf": "control.cni:cni_conf_command",
     "demo": "perf.demo:command",
     "docker-opts": "control.docker:docker_opts_command",
     "route": "control.route_commands:route_command",

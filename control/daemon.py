@@ -146,6 +146,7 @@ class Daemon:
         changes.drain()
         if self.host is not None:
             self.host.note_firewall_change()
+            self.forwarder.note_firewall_change()
             self._host_due_at = min(self._host_due_at, time.monotonic() + FIREWALL_SETTLE_S)
 
     def _seconds_to_next_task(self) -> float:

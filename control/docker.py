@@ -6,6 +6,7 @@
     DOCKER_OPTS=" --bip=10.1.74.1/24 --ip-masq=true --mtu=1472"
 
 A systemd unit reads the file as its EnvironmentFile. Flags and output are the script's.
+`loden run --docker` does the same by itself: control/docker_service.py.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ from pathlib import Path
 
 import click
 
-from control.atomic_file import replace_file
-from control.subnet_env import DEFAULT_PATH, SubnetEnv, SubnetEnvError, read_subnet_env
+from control.from_subnet_env import made_from, subnet_file_option, write_output
+from control.subnet_env import SubnetEnv, SubnetEnvError
 
 DEFAULT_OUTPUT = Path("/run/docker_opts.env")
 DEFAULT_KEY = "DOCKER_OPTS"
-OUTPUT_MODE = 0o644
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -64,14 +64,7 @@ def _check_key(context: click.Context, parameter: click.Parameter, key: str) -> 
 
 
 @click.command("docker-opts")
-@click.option(
-    "-f",
-    "--subnet-file",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_PATH,
-    show_default=True,
-    help="Where to read this node's subnet.",
-)
+@subnet_file_option
 @click.option(
     "-d",
     "--output",
@@ -96,33 +89,13 @@ def docker_opts_command(
 ) -> None:
     """Turn subnet.env into start options for Docker (as mk-docker-opts.sh does).
 
-    Without -i and -c it writes both forms.
+    Docker's unit reads the file (EnvironmentFile=/run/docker_opts.env) and has $DOCKER_OPTS in
+    its ExecStart.  Without -i and -c both forms are written: one variable for each option, and
+    one for all.  'loden run --docker' does all this, and restarts Docker too.
     """
-    options = _options_from(subnet_file, with_ip_masq=not no_ip_masq)
+    options = made_from(
+        subnet_file, lambda contents: docker_options(contents, with_ip_masq=not no_ip_masq)
+    )
     both = individual == combined
     text = docker_env(options, individual=individual or both, combined=combined or both, key=key)
-    try:
-        _write(output, text)
-    except OSError as error:
-        raise click.ClickException(f"cannot write {output}: {error.strerror}") from error
-
-
-def _options_from(subnet_file: Path, *, with_ip_masq: bool) -> dict[str, str]:
-    try:
-        contents = read_subnet_env(subnet_file)
-        if contents is None:
-            raise click.ClickException(
-                f"there is no {subnet_file}: `loden run` writes it once the node has its subnet"
-            )
-        return docker_options(contents, with_ip_masq=with_ip_masq)
-    except SubnetEnvError as error:
-        raise click.ClickException(f"{error} (read from {subnet_file})") from error
-    except OSError as error:
-        raise click.ClickException(f"cannot read {subnet_file}: {error.strerror}") from error
-
-
-def _write(output: Path, text: str) -> None:
-    if output.exists() and not output.is_file():
-        output.write_text(text)  # /dev/stdout must not be replaced
-    else:
-        replace_file(output, text.encode(), OUTPUT_MODE)
+    write_output(output, text)

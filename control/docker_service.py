@@ -14,7 +14,8 @@ import subprocess
 from pathlib import Path
 
 from control.atomic_file import replace_file
-from control.docker import OUTPUT_MODE, docker_env, docker_options
+from control.docker import docker_env, docker_options
+from control.from_subnet_env import OUTPUT_MODE
 from control.subnet_env import SubnetEnv, SubnetEnvError
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,8 @@ Docker, ufw and others set FORWARD's policy to DROP. No accept in a table of our
 a packet passes if every table lets it. So, where somebody's iptables rules judge what is
 forwarded, and nowhere else, ours stand among them:
 
-    FORWARD       -s NETWORK -j ACCEPT              as flannel's do: after everybody's
+    FORWARD       -i TAP -j ACCEPT                  packets of ours that leave uncut
+                  -s NETWORK -j ACCEPT              as flannel's do: after everybody's
                   -d NETWORK -j ACCEPT
     DOCKER-USER   -s NETWORK -d NETWORK -j ACCEPT   since Docker 28 its own chains, which come
                                                     before, drop what enters a bridge unasked
@@ -25,6 +26,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from control.firewall_tools import ToolMissingError, run_tool
 from control.masquerade import table_name
+from forwarder.config import tap_name
 
 IPNetwork = IPv4Network | IPv6Network
 
@@ -54,7 +56,7 @@ class ForwardAccepts:
     def __init__(self, device: str, networks: Iterable[IPNetwork]) -> None:
         """`device`: name of the overlay device, by which our rules are known again.
         `networks`: everything the overlay carries; none may overlap another."""
-        self._comment = table_name(device)
+        self._comment, self._tap = table_name(device), tap_name(device)
         self._networks: dict[int, list[IPNetwork]] = {}
         for network in networks:
             self._networks.setdefault(network.version, []).append(network)
@@ -93,7 +95,8 @@ class ForwardAccepts:
             return [["-s", source, "-d", to, *end] for source in each for to in each]
         if chain.policy == "ACCEPT" and all(map(self._is_ours, chain.rules)):
             return []
-        return [[side, network, *end] for network in each for side in ("-s", "-d")]
+        from_tap = ["-i", self._tap, *end]
+        return [from_tap, *([side, one, *end] for one in each for side in ("-s", "-d"))]
 
     def _changes(self, name: str, chain: Chain, wanted: list[list[str]]) -> list[str]:
         """Lines for iptables-restore; none if all is as wanted.

@@ -100,6 +100,11 @@ class ForwarderKeeper:
         except ForwarderError as error:
             self._lose(str(error))
 
+    def note_firewall_change(self) -> None:
+        """The next `keep_superpackets` tries anew."""
+        if self.link is not None:
+            self.link.superpackets.reconsider()
+
     def reconfigure(self, wanted: TunnelConfig) -> None:
         """Takes up other addresses or another MTU."""
         if self.link is None or self.link.config == wanted:

@@ -12,7 +12,6 @@ The order and spelling are flannel's; a family that is off has no lines.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import (
@@ -24,11 +23,11 @@ from ipaddress import (
 from pathlib import Path
 from typing import TypeVar
 
+from control.atomic_file import replace_file
 from control.lease import NodeSubnet
 from control.network_config import NetworkConfig
 
 DEFAULT_PATH = Path("/run/flannel/subnet.env")
-DIRECTORY_MODE = 0o755
 FILE_MODE = 0o644
 
 T = TypeVar("T")
@@ -133,17 +132,4 @@ def write_subnet_env(contents: SubnetEnv, path: Path = DEFAULT_PATH) -> None:
 
     Makes the directory where it is missing. The modes hold whatever the umask. Raises OSError.
     """
-    if not path.parent.exists():
-        path.parent.mkdir(parents=True)
-        path.parent.chmod(DIRECTORY_MODE)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("w") as file:
-            os.fchmod(file.fileno(), FILE_MODE)
-            file.write(contents.to_text())
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
+    replace_file(path, contents.to_text().encode(), FILE_MODE)

@@ -3,6 +3,7 @@
     the interface segments tunnels? ── no ──> off, the status says why
         │ yes
     TAP set up: address, sysctls ──> the forwarder probes towards a VTEP ──> on, or off
+                                      └─ again when the firewall has changed
 
 The TAP's packets have this host's own source address and are forwarded by the kernel: hence
 forwarding and accept_local, and a reverse-path filter that is loose at most.
@@ -45,6 +46,12 @@ class SuperpacketPath:
         self._tap = tap
         self._tried: set[tuple[str, int]] = set()  # (interface, address family)
         self._due_at = 0.0
+        self._said: str | None = None
+
+    def reconsider(self) -> None:
+        """The firewall has changed: what passed may not pass any more, and the other way round."""
+        self._tried.clear()
+        self._due_at = 0.0
 
     def keep(self, interface: str, address: IPv4Address | None, routes: Iterable[Route]) -> None:
         """Tries what has not been tried with this interface, as soon as there is a VTEP to probe.
@@ -76,7 +83,9 @@ class SuperpacketPath:
             log.warning("tunnel GSO stays off: %s", error)
             return
         state = self._client.try_tunnel_gso(interface, vtep)
-        log.info("tunnel GSO: %s", state)
+        if state != self._said:
+            log.info("tunnel GSO: %s", state)
+        self._said = state
         if state != "on":
             self._tried.clear()
             self._due_at = time.monotonic() + RETRY_S

@@ -14,6 +14,11 @@ MTU_MIN, MTU_MAX = 576, 65535 - 70
 LANES_MAX = 64
 
 
+def tap_name(overlay_device: str) -> str:
+    """Of the TAP beside an overlay device, for the tunnel-GSO path; at most 15 characters."""
+    return f"{overlay_device[:11]}-gso"
+
+
 class ConfigError(ValueError):
     """A setting that cannot be: the message names the field, its value and what is allowed."""
 

@@ -40,7 +40,7 @@ from forwarder import (
 from forwarder.api import ForwarderError
 from forwarder.arrays import Longs
 from forwarder.capture_ring import memory_bytes, ring_of
-from forwarder.config import ForwarderOptions, TunnelConfig
+from forwarder.config import ForwarderOptions, TunnelConfig, tap_name
 from forwarder.counters import IDLE, Counters, Total, rows_bytes
 from forwarder.crew import Crew, Duty
 from forwarder.dscp import parse_dscp
@@ -214,7 +214,7 @@ class Supervisor:
             finally:
                 if self._fib is not None and self.config is not None:
                     self._start_crew()
-        tap = tunnel_gso.device_name(new.device) if self._tap else None
+        tap = tap_name(new.device) if self._tap else None
         return {"offloads": self._offload_states(), "tap": tap}, []
 
     def try_tunnel_gso(self, interface: str, probe: str, why_not: str) -> Reply:
@@ -252,7 +252,7 @@ class Supervisor:
         if device is not self._device:
             if self._device is not None:
                 self._device.close()
-            self._open_tap(tunnel_gso.device_name(new.device))
+            self._open_tap(tap_name(new.device))
         self._device, self._sockets = device, sockets
 
     def _open_tap(self, name: str) -> None:

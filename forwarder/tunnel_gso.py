@@ -103,11 +103,6 @@ SOURCE_MAC = bytes.fromhex("020000000001")
 """Of the frames written to the TAP; nothing ever answers to it."""
 
 
-def device_name(overlay_device: str) -> str:
-    """The name of the TAP beside an overlay device; at most 15 characters."""
-    return f"{overlay_device[:11]}-gso"
-
-
 def open_tap(name: str, queues: int) -> list[pytun.TunTapDevice] | None:
     """A multiqueue TAP that takes tunnel superpackets, or None where the kernel knows none."""
     flags = pytun.IFF_TAP | pytun.IFF_NO_PI | pytun.IFF_MULTI_QUEUE | pytun.IFF_VNET_HDR

@@ -19,7 +19,11 @@ from tests.control.firewalls import DEVICE, NETWORKS, OWN, Site, source_seen
 
 TOOLS = ("iptables", "ip6tables")
 OURS = "-m comment --comment loden-loden0 -j ACCEPT"
-FLANNELS = [f"-s 172.17.0.0/16 {OURS}", f"-d 172.17.0.0/16 {OURS}"]
+ACCEPTS = [
+    f"-i loden0-gso {OURS}",
+    f"-s 172.17.0.0/16 {OURS}",
+    f"-d 172.17.0.0/16 {OURS}",
+]
 WITHIN = f"-s 172.17.0.0/16 -d 172.17.0.0/16 {OURS}"
 DOCKERS = """
 -P FORWARD DROP
@@ -88,7 +92,7 @@ def test_dockers_drops_do_not_meet_the_clusters_packets(
     assert passes(site, 0)
     assert passes(site, 1)
     assert rules_of("DOCKER-USER") == [WITHIN, "-j RETURN"]
-    assert rules_of("FORWARD") == ["-j DOCKER-USER", "-o docker0 -j DOCKER", *FLANNELS]
+    assert rules_of("FORWARD") == ["-j DOCKER-USER", "-o docker0 -j DOCKER", *ACCEPTS]
     assert not accepts.reconcile()
 
 
@@ -118,7 +122,7 @@ def test_they_stand_before_a_rule_for_all_the_rest(
     others = ["-i lo -j ACCEPT", f"-j {end}"]
     iptables(*(f"-A FORWARD {rule}" for rule in others))
     assert accepts.reconcile()
-    assert rules_of("FORWARD") == [others[0], *FLANNELS, others[1]]
+    assert rules_of("FORWARD") == [others[0], *ACCEPTS, others[1]]
     assert passes(site, 0)
 
 
@@ -131,7 +135,7 @@ def test_they_stand_before_a_rule_for_all_the_rest(
         "-D FORWARD -s 172.17.0.0/16 " + OURS,
         "-A FORWARD -s 172.17.0.0/16 " + OURS,
         "-I FORWARD -j DROP",
-        "-R FORWARD 3 -s 172.18.0.0/16 " + OURS,
+        "-R FORWARD 4 -s 172.18.0.0/16 " + OURS,
     ],
 )
 def test_whatever_was_changed_is_put_back(accepts: ForwardAccepts, damage: str) -> None:
@@ -141,7 +145,7 @@ def test_whatever_was_changed_is_put_back(accepts: ForwardAccepts, damage: str) 
     assert accepts.reconcile()
     assert not accepts.reconcile()
     ours = [rule for rule in rules_of("FORWARD") if OURS in rule]
-    assert ours == FLANNELS
+    assert ours == ACCEPTS
     assert WITHIN in rules_of("DOCKER-USER")
 
 

@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from forwarder.config import ConfigError, ForwarderOptions, TunnelConfig
+from forwarder.config import (
+    DEVICE_NAME_MAX,
+    ConfigError,
+    ForwarderOptions,
+    TunnelConfig,
+    tap_name,
+)
 
 MAC = bytes.fromhex("020000000001")
 GOOD: dict[str, Any] = {"mac": MAC, "addresses": (ip_address("192.0.2.1"),)}
@@ -59,3 +65,8 @@ def test_wrong_field_on_the_wire_is_named(changes: dict[str, Any], message: str)
 def test_dscp_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="dscp: '64' is not allowed; allowed: 0 to 63, or 'copy'"):
         ForwarderOptions(run_dir="unused", cpus=(0,), dscp="64")
+
+
+def test_tap_name_stays_within_what_linux_allows() -> None:
+    assert tap_name("loden0") == "loden0-gso"
+    assert len(tap_name("x" * DEVICE_NAME_MAX)) == DEVICE_NAME_MAX

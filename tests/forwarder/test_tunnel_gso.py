@@ -8,14 +8,12 @@ from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 
 from forwarder.batch import Outbound
-from forwarder.config import DEVICE_NAME_MAX
 from forwarder.outbound import choose_whole, parse, route
 from forwarder.tunnel import Tunnel
 from forwarder.tunnel_gso import (
     GSO_UDP_TUNNEL_IPV4,
     GSO_UDP_TUNNEL_IPV6,
     VNET_TUNNEL,
-    device_name,
     write_headers,
 )
 from forwarder.wire.virtio_net import GSO_TCPV4, GSO_TCPV6
@@ -122,8 +120,3 @@ def test_family_that_failed_the_probe_is_not_taken(outbound_batch: Outbound, nod
     tunnel.tunnel_gso[1] = 0
     assert choose_whole(tunnel, outbound_batch, 0, 1, node.view) == 1
     assert outbound_batch.whole[0] == 0
-
-
-def test_device_name_stays_within_what_linux_allows() -> None:
-    assert device_name("loden0") == "loden0-gso"
-    assert len(device_name("x" * DEVICE_NAME_MAX)) == DEVICE_NAME_MAX

@@ -54,3 +54,33 @@ def test_firewall_that_forwards_nothing_from_the_tap_keeps_the_udp_path(tmp_path
         cluster.start(0, 1)
         assert "did not leave by eth0" in path_of(cluster.nodes[0])
         assert talk(cluster) == 0
+
+
+def test_firewall_that_comes_later_is_noticed(cluster: Cluster) -> None:
+    node = cluster.nodes[0]
+    assert path_of(node) == "on"
+    chain = 'chain forward { type filter hook forward priority 0; iifname "loden0-gso" drop; };'
+    node.host.run(["nft", f"table inet strict {{ {chain} }}"])
+    wait_for(lambda: "did not leave by eth0" in path_of(node), "the path is given up")
+    talk(cluster)
+    node.host.run(["nft", "delete", "table", "inet", "strict"])
+    wait_for(lambda: path_of(node) == "on", "the path is taken again")
+
+
+def test_superpackets_pass_a_firewall_of_iptables(cluster: Cluster) -> None:
+    nodes = cluster.nodes[:2]
+    for node in nodes:
+        node.host.run(["iptables", "-P", "FORWARD", "DROP"])
+    try:
+        wait_for(lambda: all("-i loden0-gso" in rules(node) for node in nodes), "our rules")
+        before = int(nodes[0].status()["totals"]["out_whole"])
+        assert talk(cluster) > before
+    finally:
+        for node in nodes:
+            node.host.run(["iptables", "-P", "FORWARD", "ACCEPT"])
+    wait_for(lambda: not any(rules(node) for node in nodes), "rules that are needed no more go")
+
+
+def rules(node: LodenNode) -> str:
+    said = node.host.run(["iptables", "-S", "FORWARD"]).stdout
+    return "\n".join(line for line in said.splitlines() if "loden" in line)
