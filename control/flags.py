@@ -186,6 +186,11 @@ FORWARDER_OPTIONS = (
     option("--udp-gro/--no-udp-gro", default=True, help="Receive many datagrams per message."),
     option("--tunnel-gso/--no-tunnel-gso", default=True, help="Have the NIC cut superpackets."),
     option(
+        "--steer-by-cpu/--no-steer-by-cpu",
+        default=False,
+        help="Give each worker what arrives on its CPU, for NICs that spread flows (RSS).",
+    ),
+    option(
         "--dscp",
         default="0",
         metavar="0-63|copy",

@@ -108,6 +108,8 @@ class ForwarderOptions:
     """Receive many datagrams in one message (UDP_GRO)."""
     tunnel_gso: bool = True
     """Have the NIC cut TCP superpackets, where kernel and NIC can (Linux 6.17)."""
+    steer_by_cpu: bool = False
+    """Each worker gets what arrives on its CPU, instead of flows by a hash."""
     dscp: str = "0"
     """Of outer packets, 0 to 63, or "copy": the inner packet's; see dscp.py."""
     busy_poll_turns: int = 0

@@ -203,6 +203,12 @@ FORWARDER_OPTIONS = (
         help="Empty turns of a worker before it blocks: less latency for more CPU.",
     ),
     option(
+        "--steer-by-cpu/--no-steer-by-cpu",
+        default=False,
+        heading=_WORKERS,
+        help="Give each worker what arrives on its CPU, for NICs that spread flows (RSS).",
+    ),
+    option(
         "--dscp",
         default="0",
         metavar="0-63|copy",

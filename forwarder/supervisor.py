@@ -280,10 +280,11 @@ class Supervisor:
         return device
 
     def _open_sockets(self, new: TunnelConfig) -> list[udp.WorkerSockets]:
-        workers = len(self._crew.members)
+        cpus = self.options.cpus
+        steer_by = cpus if self.options.steer_by_cpu else ()
         try:
             return udp.open_sockets(
-                new.addresses, new.port, new.lanes, workers, self._offloads["udp_gro"]
+                new.addresses, new.port, new.lanes, len(cpus), self._offloads["udp_gro"], steer_by
             )
         except udp.SocketError as error:
             raise ForwarderError(str(error)) from error

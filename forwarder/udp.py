@@ -31,6 +31,13 @@ PMTUDISC_DONT = 0
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 SO_ATTACH_FILTER = 26
+SO_ATTACH_REUSEPORT_CBPF = 51
+
+# Classic BPF (linux/bpf_common.h, linux/filter.h): opcodes, and where the CPU is loaded from.
+BPF_LOAD_ABSOLUTE, BPF_JUMP_IF_EQUAL, BPF_RETURN = 0x20, 0x15, 0x06
+SKF_AD_CPU = -0x1000 + 36
+NO_SOCKET = 0xFFFFFFFF
+"""An index that no REUSEPORT group has: the kernel goes by its hash then."""
 
 BUFFER_BYTES = 8 << 20
 GSO_SEGMENTS = 64
@@ -64,12 +71,19 @@ class WorkerSockets:
 
 
 def open_sockets(
-    addresses: Sequence[IPAddress], port: int, lanes: int, workers: int, gro: bool = True
+    addresses: Sequence[IPAddress],
+    port: int,
+    lanes: int,
+    workers: int,
+    gro: bool = True,
+    steer_by: Sequence[int] = (),
 ) -> list[WorkerSockets]:
     """Opens every worker's sockets: one REUSEPORT group per address on `port`, and `lanes` more.
 
     `addresses` are the node's own on the underlay, at most one of each family.  A lane's source
     port is the same for all workers, so that a flow keeps its port whichever worker sends it.
+    `steer_by`: each worker's CPU; it gets what arrives on that CPU.  Empty: the kernel spreads
+    flows by a hash.
     Raises SocketError: port taken, address not ours.
     """
     by_family = {address.version: address for address in addresses}
@@ -79,8 +93,10 @@ def open_sockets(
             if version not in by_family:
                 continue
             address = by_family[version]
-            for group in groups:
-                group.receivers[family] = _open_receiver(address, port, gro)
+            for group in groups:  # a worker's index is its socket's in the REUSEPORT group
+                group.receivers[family] = receiver = _open_receiver(address, port, gro)
+            if steer_by:
+                _attach(receiver, SO_ATTACH_REUSEPORT_CBPF, _steering_program(steer_by))
             for lane in range(lanes):
                 source_port = 0
                 for group in groups:
@@ -114,14 +130,25 @@ def _open_lane(address: IPAddress, port: int) -> socket.socket:
     opened = _open(address)
     try:
         _bind(opened, address, port)
-        program = struct.pack("=HBBI", 0x06, 0, 0, 0)  # BPF_RET | BPF_K, accept 0 bytes
-        keep = np.frombuffer(program, np.uint8)
-        filter_program = struct.pack("@HP", 1, keep.ctypes.data)
-        opened.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_program)
+        _attach(opened, SO_ATTACH_FILTER, [(BPF_RETURN, 0, 0, 0)])  # accept 0 bytes
     except BaseException:
         opened.close()
         raise
     return opened
+
+
+def _steering_program(cpus: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """Returns the index of the worker on the CPU that handles the packet."""
+    program = [(BPF_LOAD_ABSOLUTE, 0, 0, SKF_AD_CPU & 0xFFFFFFFF)]
+    for worker, cpu in enumerate(cpus):
+        program += [(BPF_JUMP_IF_EQUAL, 0, 1, cpu), (BPF_RETURN, 0, 0, worker)]
+    return [*program, (BPF_RETURN, 0, 0, NO_SOCKET)]
+
+
+def _attach(to: socket.socket, option: int, program: Sequence[tuple[int, int, int, int]]) -> None:
+    """Attaches a classic BPF program: (opcode, jump if true, jump if false, operand) each."""
+    code = np.array(program, np.dtype([("op", "u2"), ("jt", "u1"), ("jf", "u1"), ("k", "u4")]))
+    to.setsockopt(socket.SOL_SOCKET, option, struct.pack("@HP", len(code), code.ctypes.data))
 
 
 def _open(address: IPAddress) -> socket.socket:

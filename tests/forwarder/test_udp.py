@@ -1,5 +1,6 @@
 """Real sockets on loopback: what is planned is sent, what is sent is received."""
 
+import os
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -20,6 +21,7 @@ from tests.forwarder.stages import LANES, FromTun, make_tunnel, put_packets
 from tests.forwarder.test_outbound import superpacket
 from tests.reference.segmentation import split
 
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 LOOPBACK = {4: ip_address("127.0.0.1"), 6: ip_address("::1")}
 NO_CHECKSUM = [(socket.SOL_SOCKET, 11), (udp.SOL_UDP, 101)]
 """SO_NO_CHECK, and UDP_NO_CHECK6_TX."""
@@ -27,8 +29,7 @@ UDP_NO_CHECK6_RX = 102
 
 
 def free_port(address: IPAddress) -> int:
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+    with socket.socket(FAMILIES[address.version], socket.SOCK_DGRAM) as probe:
         probe.bind((str(address), 0))
         port: int = probe.getsockname()[1]
         return port
@@ -181,6 +182,41 @@ def test_a_lanes_port_is_the_same_for_every_worker() -> None:
     finally:
         for group in groups:
             group.close()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_each_worker_receives_what_arrives_on_its_cpu(version: int) -> None:
+    address = LOOPBACK[version]
+    port = free_port(address)
+    usable = sorted(os.sched_getaffinity(0))
+    cpus = usable[::-1][:8]  # not in the order of the workers
+    groups = open_sockets([address], port, 1, len(cpus), steer_by=cpus)
+    try:
+        for group, cpu in zip(groups, cpus, strict=True):
+            os.sched_setaffinity(0, {cpu})
+            for _ in range(16):  # as many source ports: a hash would spread them
+                with socket.socket(FAMILIES[version], socket.SOCK_DGRAM) as sender:
+                    sender.sendto(b"x", (str(address), port))
+            receiver = group.receivers[0 if version == 4 else 1]
+            assert receiver is not None
+            receiver.settimeout(5)
+            assert [receiver.recv(100) for _ in range(16)] == [b"x"] * 16
+    finally:
+        os.sched_setaffinity(0, usable)
+        for group in groups:
+            group.close()
+
+
+def test_packet_on_a_cpu_without_worker_goes_by_the_hash() -> None:
+    address, port = LOOPBACK[4], free_port(LOOPBACK[4])
+    [group] = open_sockets([address], port, 1, 1, steer_by=[4095])
+    receiver = group.receivers[0]
+    assert receiver is not None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"x", (str(address), port))
+    receiver.settimeout(5)
+    assert receiver.recv(100) == b"x"
+    group.close()
 
 
 def test_lane_receives_nothing() -> None:
