@@ -82,24 +82,22 @@ def wait(tunnel: Tunnel, pollfds: Longs, timeout_ms: Int) -> bool:
 
 def compile_kernels() -> None:
     """Compiles the data path, or loads it from the cache: one turn of nothing, told to stop."""
-    nothing = np.zeros(0, np.uint32)
-    fib = FibView(
-        header=np.zeros(512, np.uint64),
-        tbl24=nothing,
-        groups=nothing,
-        ipv6_first=np.zeros((0, 2), np.uint64),
-        ipv6_adjacency=nothing,
-        adjacencies=np.zeros((0, 64), np.uint8),
-        vteps=nothing,
-    )
-    for array in fib:
-        array.flags.writeable = False  # as the workers' maps are: it is part of the compiled type
     stop_at_once = os.eventfd(1)
-    tunnel = Tunnel(
+    tunnel = closed_tunnel()._replace(wake_fd=stop_at_once)
+    counters = CounterRow(np.zeros(512, np.int64), np.zeros((1, 4), np.int64))
+    ring = ring_of(mmap.mmap(-1, memory_bytes(1)), 0)
+    scratch = np.zeros(8, np.int64)
+    work(tunnel, allocate_outbound(2), allocate_inbound(), empty_fib(), counters, ring, scratch, 0)
+    os.close(stop_at_once)
+
+
+def closed_tunnel() -> Tunnel:
+    """A tunnel without a device or a socket; its compiled type is that of the real ones."""
+    return Tunnel(
         tun_fd=-1,
         receivers=np.full(2, -1, np.int64),
         sockets=np.full(2, -1, np.int64),
-        wake_fd=stop_at_once,
+        wake_fd=-1,
         vni=1,
         mac=np.zeros(6, np.uint8),
         mtu_bytes=1450,
@@ -113,11 +111,23 @@ def compile_kernels() -> None:
         lane_ports=np.zeros(2, np.int64),
         tunnel_gso=np.zeros(2, np.int64),
     )
-    counters = CounterRow(np.zeros(512, np.int64), np.zeros((1, 4), np.int64))
-    ring = ring_of(mmap.mmap(-1, memory_bytes(1)), 0)
-    scratch = np.zeros(8, np.int64)
-    work(tunnel, allocate_outbound(2), allocate_inbound(), fib, counters, ring, scratch, 0)
-    os.close(stop_at_once)
+
+
+def empty_fib() -> FibView:
+    """A FIB without a route, of the type of those that workers map."""
+    nothing = np.zeros(0, np.uint32)
+    fib = FibView(
+        header=np.zeros(512, np.uint64),
+        tbl24=nothing,
+        groups=nothing,
+        ipv6_first=np.zeros((0, 2), np.uint64),
+        ipv6_adjacency=nothing,
+        adjacencies=np.zeros((0, 64), np.uint8),
+        vteps=nothing,
+    )
+    for array in fib:
+        array.flags.writeable = False  # as the workers' maps are: it is part of the compiled type
+    return fib
 
 
 def run(

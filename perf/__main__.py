@@ -19,6 +19,7 @@ from perf.catalogue import CONTENDERS, CURVES, MEASURES, SCENES
 from perf.demo import stop_in_order_on_signals, why_not_here
 from perf.machine import describe_machine
 from perf.measure import QUICK, Effort, Scene
+from perf.micro import scene as micro
 from perf.record import Run
 from perf.record_commands import RESULTS_FILE, write_all
 from perf.report import aim, to_markdown
@@ -26,6 +27,19 @@ from perf.results import Results
 
 REPEAT, QUICK_REPEAT = 5, 1
 FOLDER = Path("perf-results")
+
+
+repeat_option = click.option(
+    "--repeat",
+    type=click.IntRange(1, 1000),
+    help=f"Rounds.  [{REPEAT}, with --quick {QUICK_REPEAT}]",
+)
+output_option = click.option(
+    "--output",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, file_okay=False),
+    help=f"Where results and report go.  [{FOLDER}/DATE-TIME]",
+)
 
 
 @click.group("perf", invoke_without_command=True)
@@ -44,17 +58,8 @@ FOLDER = Path("perf-results")
     type=click.Choice(list(CONTENDERS)),
     help="Measure this contender; repeatable.  [all]",
 )
-@click.option(
-    "--repeat",
-    type=click.IntRange(1, 1000),
-    help=f"Rounds.  [{REPEAT}, with --quick {QUICK_REPEAT}]",
-)
-@click.option(
-    "--output",
-    metavar="FOLDER",
-    type=click.Path(path_type=Path, file_okay=False),
-    help=f"Where results and report go.  [{FOLDER}/DATE-TIME]",
-)
+@repeat_option
+@output_option
 @click.option("--list", "list_only", is_flag=True, help="List measures and contenders, and end.")
 @click.pass_context
 def command(
@@ -85,6 +90,18 @@ def command(
     if shutil.which("ethtool") is None:
         raise click.ClickException("ethtool is missing, install Debian's package: ethtool")
     measure(scenes, quick, repeat, output)
+
+
+@command.command("micro")
+@click.option("--quick", is_flag=True, help="In seconds: one round, loden and NumPy only.")
+@repeat_option
+@output_option
+def micro_command(quick: bool, repeat: int | None, output: Path | None) -> None:
+    """Measure the data path's kernels alone, beside NumPy, py-radix, dpkt and scapy.
+
+    One core, no network, no root.  What a contender comes to is compared before it is timed.
+    """
+    measure(chosen([micro.KERNELS], (), (), quick), quick, repeat, output)
 
 
 for subcommand in record_commands.COMMANDS:

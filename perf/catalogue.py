@@ -1,15 +1,16 @@
 """All there is to measure: the scenes, their contenders and measures, and the targets.
 
-Two pods and an overlay between them are in `perf/pair_catalogue.py`, the rest is here.
+Two pods and an overlay between them are in `perf/pair_catalogue.py`, the data path's kernels in
+`perf/micro/scene.py`, the rest is here.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from perf import lookup_speed, node_costs
-from perf.lookup_speed import Tables
-from perf.measure import Effort, Measure, Scene, Target
+from perf import node_costs
+from perf.measure import Measure, Scene, Target
+from perf.micro import scene as micro
 from perf.node_costs import NodeSite
 from perf.pair_catalogue import OFFLOADS, PLAIN_NIC, ROUTES, WORKERS
 
@@ -21,45 +22,8 @@ CONTENDERS = {
     "loden-busy": "loden, workers look 100 times before they block (--busy-poll-turns 100)",
     "wireguard-go": "WireGuard in user space; encrypts, which the others do not",
     "nebula": "nebula with AES; encrypts, too",
+    **micro.CONTENDERS,
 }
-
-
-def _lookup_s(effort: Effort) -> float:
-    return effort.lookups / 100e6
-
-
-LOOKUPS = Scene[Tables](
-    "lookups",
-    "the forwarding table alone, on one core",
-    {"loden": lookup_speed.tables},
-    tuple(
-        Measure(
-            name,
-            title,
-            "million/s",
-            ("loden",),
-            take,
-            _lookup_s,
-            reference=None,
-            targets=(Target("loden", at_least),),
-            quick=("loden",),
-        )
-        for name, title, take, at_least in (
-            (
-                "lookup-leases",
-                "IPv4 lookups, 10,000 /24 leases",
-                lookup_speed.measure_leases,
-                500,
-            ),
-            (
-                "lookup-random",
-                "IPv4 lookups, a table full of random routes",
-                lookup_speed.measure_random,
-                60,
-            ),
-        )
-    ),
-)
 
 
 def _cost(
@@ -102,7 +66,7 @@ NODE = Scene[NodeSite](
     build_s=lambda effort: 8.0,
 )
 
-SCENES: tuple[Scene[Any], ...] = (LOOKUPS, NODE, OFFLOADS, PLAIN_NIC, WORKERS, ROUTES)
+SCENES: tuple[Scene[Any], ...] = (micro.KERNELS, NODE, OFFLOADS, PLAIN_NIC, WORKERS, ROUTES)
 MEASURES = tuple(measure for scene in SCENES for measure in scene.measures)
 """In the order in which they are taken."""
 CURVES = tuple({point.curve: None for measure in MEASURES for point in measure.points})

@@ -33,7 +33,8 @@ class Effort:
     resolution: float = 0.02
     """The search ends when its bounds are this close (a share of the rate)."""
     pings: int = 5000
-    lookups: int = 1 << 28
+    kernel_s: float = 0.5
+    """Of one kernel by itself."""
     idle_s: float = 5.0
 
 
@@ -43,7 +44,7 @@ QUICK = Effort(
     trials_max=7,
     resolution=0.05,
     pings=1000,
-    lookups=1 << 26,
+    kernel_s=0.1,
     idle_s=2.0,
 )
 

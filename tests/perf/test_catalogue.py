@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from perf import bench
-from perf.catalogue import CONTENDERS, CURVES, LOOKUPS, MEASURES, NODE, SCENES
+from perf.catalogue import CONTENDERS, CURVES, MEASURES, NODE, SCENES
 from perf.measure import QUICK, Effort, Scene, Status
+from perf.micro.scene import KERNELS
 from perf.pair_catalogue import OFFLOADS, PLAIN_NIC, ROUTES, WORKERS, worker_counts
 
 TINY = Effort(
@@ -17,7 +18,7 @@ TINY = Effort(
     trials_max=3,
     resolution=0.2,
     pings=50,
-    lookups=1 << 20,
+    kernel_s=0.001,
     idle_s=0.2,
 )
 
@@ -26,7 +27,7 @@ TINY = Effort(
 @pytest.mark.parametrize(
     ("scene", "contenders"),
     [
-        (LOOKUPS, ("loden",)),
+        (KERNELS, ("loden", "numpy", "py-radix", "dpkt", "scapy")),
         (OFFLOADS, ("kernel",)),
         (OFFLOADS.narrowed(("tcp1", "cpu-tcp"), ()), ("loden-gso",)),
         (OFFLOADS.narrowed(("latency",), ()), ("bare", "loden", "loden-busy")),
@@ -36,7 +37,7 @@ TINY = Effort(
         (ROUTES.narrowed(("routes10", "routes1000"), ()), ("loden",)),
         pytest.param(NODE, ("loden",), marks=pytest.mark.etcd),
     ],
-    ids=["lookups", "kernel", "gso", "latency", "encrypting", "plain", "workers", "routes", "node"],
+    ids=["kernels", "kernel", "gso", "latency", "encrypting", "plain", "workers", "routes", "node"],
 )
 def test_tiny_run_of_every_measure(scene: Scene[Any], contenders: tuple[str, ...]) -> None:
     record = bench.run([scene.narrowed((), contenders)], TINY, 1, bench.Watch())

@@ -36,11 +36,11 @@ def test_time_left_in_words(seconds: float, words: str) -> None:
 
 def test_lines_say_what_is_done_and_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     with shown(120) as watch:
-        watch.doing("lookups: building loden")
+        watch.doing("kernels: building loden")
         watch.done(60)
-        watch.doing("lookups: lookup-leases, loden, round 1")
+        watch.doing("kernels: lookup-leases, loden, round 1")
 
     said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith("lookups: building loden (2 min left)")
-    assert said[1].startswith("lookups: lookup-leases, loden, round 1 (")
+    assert said[0].startswith("kernels: building loden (2 min left)")
+    assert said[1].startswith("kernels: lookup-leases, loden, round 1 (")
     assert "s left)" in said[1]
