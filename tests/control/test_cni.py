@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from control.cni import cni_conf_command
+from tests.reference.flannel_plugin import delegated_list
 
 SUBNET_ENV = """\
 FLANNEL_NETWORK=10.5.0.0/16
@@ -122,3 +123,15 @@ def test_a_subnet_env_of_no_use_is_one_clear_line(
     assert result.output.endswith(f"(read from {subnet_env})\n")
     subnet_env.unlink()
     assert cni_conf(subnet_env).output.startswith(f"Error: there is no {subnet_env}: ")
+
+
+@pytest.mark.parametrize("text", [SUBNET_ENV, SUBNET_ENV + IPV6, SUBNET_ENV.replace("true", "no")])
+def test_the_bridge_plugin_is_told_what_flannels_plugin_tells_it(
+    subnet_env: Path, text: str
+) -> None:
+    subnet_env.write_text(text)
+    ours = written(subnet_env)["plugins"][0]
+    (theirs,) = delegated_list(text, "loden")["plugins"]
+    for field in ("type", "mtu", "ipMasq", "isDefaultGateway", "hairpinMode"):
+        assert ours[field] == theirs[field]
+    assert ours["ipam"]["ranges"] == theirs["ipam"]["ranges"]
