@@ -198,10 +198,11 @@ FORWARDER_OPTIONS = (
         help="DSCP of outer packets, or copy: the inner packet's.",
     ),
     option(
-        "--busy-poll-turns",
+        "--busy-poll-us",
         type=click.IntRange(0, 1_000_000),
-        default=0,
-        help="Empty turns of a worker before it blocks: less latency for more CPU.",
+        default=50,
+        help="Where packets come more often than this many microseconds, a worker looks for so "
+        "long before it blocks: less latency for more CPU; 0: it blocks at once.",
     ),
 )
 

@@ -112,8 +112,8 @@ class ForwarderOptions:
     """Each worker gets what arrives on its CPU, instead of flows by a hash."""
     dscp: str = "0"
     """Of outer packets, 0 to 63, or "copy": the inner packet's; see dscp.py."""
-    busy_poll_turns: int = 0
-    """Empty turns a worker makes before it blocks: less latency for more CPU."""
+    busy_poll_us: int = 50
+    """Where packets come more often than this, a worker looks for so long before it blocks."""
 
     def __post_init__(self) -> None:
         try:

@@ -53,12 +53,12 @@ class Duty:
 class Crew:
     """One worker per CPU.  All methods are for the forwarder's only thread."""
 
-    def __init__(self, cpus: Sequence[int], limits: Sandbox, spins: int) -> None:
+    def __init__(self, cpus: Sequence[int], limits: Sandbox, busy_poll_ns: int) -> None:
         self.members = [
             Member(index, cpu, os.eventfd(0, os.EFD_CLOEXEC)) for index, cpu in enumerate(cpus)
         ]
         self._limits = limits
-        self._spins = spins
+        self._busy_poll_ns = busy_poll_ns
         self._duty: Duty | None = None
 
     def start(self, duty: Duty) -> None:
@@ -85,7 +85,7 @@ class Crew:
         """In the child: works, and leaves without running anything of the parent's."""
         try:
             signal.set_wakeup_fd(-1)
-            worker.run(tunnel, fib, counters, ring, member.cpu, self._limits, self._spins)
+            worker.run(tunnel, fib, counters, ring, member.cpu, self._limits, self._busy_poll_ns)
         except BaseException as error:
             place = logs.where(error.__traceback__)
             log.error("worker %d: %s: %s (%s)", member.index, type(error).__name__, error, place)

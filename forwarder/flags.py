@@ -196,11 +196,12 @@ FORWARDER_OPTIONS = (
         help="Allow the workers the system calls of their loop alone.",
     ),
     option(
-        "--busy-poll-turns",
+        "--busy-poll-us",
         type=click.IntRange(0, 1_000_000),
-        default=0,
+        default=50,
         heading=_WORKERS,
-        help="Empty turns of a worker before it blocks: less latency for more CPU.",
+        help="Where packets come more often than this many microseconds, a worker looks for so "
+        "long before it blocks: less latency for more CPU; 0: it blocks at once.",
     ),
     option(
         "--steer-by-cpu/--no-steer-by-cpu",

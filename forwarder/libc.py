@@ -47,6 +47,8 @@ recvmmsg = _external("recvmmsg", _int, _int, _word, _int, _int, _word)
 """(fd, address of mmsghdrs, their number, flags, address of a timeout)"""
 poll = _external("poll", _int, _word, _word, _int)
 """(address of pollfds, their number, timeout in ms)"""
+sched_yield = _external("sched_yield", _int)
+"""()"""
 _clock_gettime = _external("clock_gettime", _int, _int, _word)
 
 if numba.config.DISABLE_JIT:

@@ -36,7 +36,7 @@ PR_SET_NAME = 15
 SYSTEM_CALLS = (
     # The loop: forwarder/libc.py.  Where there is no poll, libc uses ppoll.
     *("read", "write", "writev", "sendmsg", "sendmmsg", "recvmmsg"),
-    *("poll", "ppoll", "clock_gettime"),
+    *("poll", "ppoll", "sched_yield", "clock_gettime"),
     # Stopped and continued by somebody, such as a debugger.
     *("restart_syscall", "rt_sigreturn"),
     # The interpreter around it: memory, the lock, an exception's way out, the end.

@@ -66,7 +66,7 @@ class Supervisor:
         self.config: TunnelConfig | None = None
         count = len(options.cpus)
         self._limits = sandbox.prepare(options.user, options.seccomp)
-        self._crew = Crew(options.cpus, self._limits, options.busy_poll_turns)
+        self._crew = Crew(options.cpus, self._limits, options.busy_poll_us * 1000)
         self._device: tun.Device | None = None
         self._sockets: list[udp.WorkerSockets] = []
         self._fib: HeldFib | None = None

@@ -36,15 +36,21 @@ def work(
     counters: CounterRow,
     ring: CaptureRing,
     scratch: Longs,
-    spins: Int,
+    busy_poll_ns: Int,
 ) -> None:
-    """Runs turns of both directions until asked to stop; blocks after `spins` + 1 empty ones.
+    """Runs turns of both directions until asked to stop.
 
     It does not come back to Python meanwhile: entering compiled code with so many arrays takes
     longer than a batch does.  `scratch` is int64[8].
+
+    With nothing to do it blocks.  Where packets come more often than every `busy_poll_ns`, it
+    first looks again for so long, giving way to whoever else wants the CPU: to be woken costs
+    more than to look, on both sides.  How long the last sleep was tells which it is, as the
+    kernel's haltpoll governor does it for idle CPUs.
     """
     row = counters.row
-    empty = np.int64(0)
+    patience_ns = np.int64(0)
+    empty_since_ns = np.int64(0)  # 0: the last turn was not empty
     since_look = np.int64(0)
     while True:
         # From here to the end of the turn, indices of this generation may be held (QSBR).
@@ -53,16 +59,27 @@ def work(
         moved += inbound.turn(tunnel, inn, fib, counters, ring)
         row[Total.TURNS] += 1
         since_look += 1
-        empty = np.int64(empty + 1 if moved == 0 else 0)
-        if empty <= spins and since_look < TURNS_PER_LOOK:
+        blocks = False
+        if moved > 0:
+            empty_since_ns = np.int64(0)
+        else:
+            now_ns = libc.monotonic_ns(scratch)
+            if empty_since_ns == 0:
+                empty_since_ns = now_ns
+            blocks = now_ns - empty_since_ns >= patience_ns
+            if not blocks:
+                libc.sched_yield()
+        if not blocks and since_look < TURNS_PER_LOOK:
             continue
-        blocks = empty > spins
         row[Total.POLLS] += blocks
         row[Total.GENERATION_SEEN] = IDLE
         row[Total.HEARTBEAT_NS] = libc.monotonic_ns(scratch)
         if wait(tunnel, scratch, IDLE_POLL_MS if blocks else 0):
             break
-        empty = np.int64(0)
+        if blocks:
+            slept_ns = libc.monotonic_ns(scratch) - row[Total.HEARTBEAT_NS]
+            patience_ns = busy_poll_ns if slept_ns < busy_poll_ns else np.int64(0)
+            empty_since_ns = np.int64(0)
         since_look = np.int64(0)
 
 
@@ -137,7 +154,7 @@ def run(
     ring: CaptureRing,
     cpu: int,
     limits: Sandbox,
-    spins: int,
+    busy_poll_ns: int,
 ) -> None:
     """The life of a worker process, from the fork to the end.  Returns when asked to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the forwarder's to handle
@@ -152,4 +169,4 @@ def run(
     counters.row[Total.CPU] = cpu
     if limits.filter_state == ON:
         sandbox.load_filter()
-    work(tunnel, out, inn, fib, counters, ring, scratch, spins)
+    work(tunnel, out, inn, fib, counters, ring, scratch, busy_poll_ns)

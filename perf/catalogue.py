@@ -19,7 +19,7 @@ CONTENDERS = {
     "kernel": "the kernel's vxlan",
     "loden": "loden, superpackets cut by itself (--no-tunnel-gso)",
     "loden-gso": "loden, TCP superpackets cut by the NIC (tunnel GSO)",
-    "loden-busy": "loden, workers look 100 times before they block (--busy-poll-turns 100)",
+    "loden-busy": "loden, workers look for 200 µs before they block (--busy-poll-us 200)",
     "wireguard-go": "WireGuard in user space; encrypts, which the others do not",
     "nebula": "nebula with AES; encrypts, too",
     **micro.CONTENDERS,

@@ -158,7 +158,7 @@ OFFLOADS = Scene[Pair](
         "kernel": built_by(connect_kernel),
         "loden": built_by(Loden()),
         "loden-gso": built_by(Loden((), tunnel_gso=True)),
-        "loden-busy": built_by(Loden(("--no-tunnel-gso", "--busy-poll-turns", "100"))),
+        "loden-busy": built_by(Loden(("--no-tunnel-gso", "--busy-poll-us", "200"))),
         "wireguard-go": built_by(connect_wireguard_go),
         "nebula": built_by(connect_nebula),
     },

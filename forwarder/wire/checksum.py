@@ -15,6 +15,7 @@ from forwarder.wire.ip import (
     IPV6_BYTES,
     IPV6_SOURCE_AT,
     load16,
+    load32,
     store16,
 )
 
@@ -54,11 +55,14 @@ def pseudo_sum(data: Bytes, start: Int, protocol: Int, transport_bytes: Int) -> 
 
     `transport_bytes` is the length of the transport header and its payload.
     """
+    total = protocol + transport_bytes
     if data[start] >> 4 == 4:
-        addresses = ones_sum(data, start + IPV4_SOURCE_AT, IPV4_BYTES - IPV4_SOURCE_AT)
+        first, last = start + IPV4_SOURCE_AT, start + IPV4_BYTES
     else:
-        addresses = ones_sum(data, start + IPV6_SOURCE_AT, IPV6_BYTES - IPV6_SOURCE_AT)
-    return fold(addresses + protocol + transport_bytes)
+        first, last = start + IPV6_SOURCE_AT, start + IPV6_BYTES
+    for at in range(first, last, 4):
+        total += load32(data, at)
+    return fold(total)
 
 
 @kernel

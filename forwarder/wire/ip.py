@@ -116,17 +116,19 @@ L4_UDP = PROTOCOL_UDP
 @kernel
 def load16(data: Bytes, at: Int) -> Int:
     """A big-endian 16-bit field."""
-    return (np.int64(data[at]) << 8) | np.int64(data[at + 1])
+    u = np.uint64(at)  # unsigned: no code for indices from the end; this becomes one load
+    return (np.int64(data[u]) << 8) | np.int64(data[u + np.uint64(1)])
 
 
 @kernel
 def load32(data: Bytes, at: Int) -> Int:
     """A big-endian 32-bit field, as a non-negative int64."""
+    u = np.uint64(at)
     return (
-        (np.int64(data[at]) << 24)
-        | (np.int64(data[at + 1]) << 16)
-        | (np.int64(data[at + 2]) << 8)
-        | np.int64(data[at + 3])
+        (np.int64(data[u]) << 24)
+        | (np.int64(data[u + np.uint64(1)]) << 16)
+        | (np.int64(data[u + np.uint64(2)]) << 8)
+        | np.int64(data[u + np.uint64(3)])
     )
 
 
