@@ -49,8 +49,8 @@ def work(
     kernel's haltpoll governor does it for idle CPUs.
     """
     row = counters.row
-    patience_ns = np.int64(0)
-    empty_since_ns = np.int64(0)  # 0: the last turn was not empty
+    patience_ns: Int = np.int64(0)
+    empty_since_ns: Int = np.int64(0)  # 0: the last turn was not empty
     since_look = np.int64(0)
     while True:
         # From here to the end of the turn, indices of this generation may be held (QSBR).
@@ -66,7 +66,7 @@ def work(
             now_ns = libc.monotonic_ns(scratch)
             if empty_since_ns == 0:
                 empty_since_ns = now_ns
-            blocks = now_ns - empty_since_ns >= patience_ns
+            blocks = bool(now_ns - empty_since_ns >= patience_ns)
             if not blocks:
                 libc.sched_yield()
         if not blocks and since_look < TURNS_PER_LOOK:
