@@ -7,8 +7,6 @@ from typing import NoReturn
 
 import click
 
-from forwarder import logs
-
 EXIT_FAILURE = 1
 """It may work later, or another time."""
 EXIT_USAGE = 2
@@ -31,7 +29,7 @@ class RestartWanted(Exception):
 
 def fail(command: str, message: object, status: int = EXIT_FAILURE) -> NoReturn:
     """Ends with one line on standard error."""
-    click.echo(logs.last_word(f"loden {command}: {message}"), err=True)
+    click.echo(f"loden {command}: {message}", err=True)
     sys.exit(status)
 
 

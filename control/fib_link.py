@@ -72,12 +72,7 @@ class FibLink:
 
     def silence(self) -> str | None:
         """The worker that has been silent longest, if that is too long."""
-        beats = self._counters.rows[:, Total.HEARTBEAT_NS]
-        worker = int(beats.argmin())
-        silent_s = (time.monotonic_ns() - int(beats[worker])) / 1e9
-        if silent_s <= WORKER_SILENT_S or not self._active:
-            return None
-        return f"worker {worker} has given no sign of life for {silent_s:.0f} s"
+        return silence_of(self._counters, time.monotonic_ns()) if self._active else None
 
     def load(self, routes: Mapping[IPNetwork, Route]) -> None:
         """Makes the FIB hold exactly these routes, and has the workers use it.
@@ -119,3 +114,14 @@ class FibLink:
         if route.kind is Kind.LOCAL:
             return Local()
         return RemoteVtep(route.public_ip, parse_mac(route.vtep_mac), route.vni, self.config.port)
+
+
+def silence_of(counters: Counters, now_ns: int) -> str | None:
+    """Which worker has been silent too long at `now_ns` (CLOCK_MONOTONIC); None: none."""
+    beats = counters.rows[:, Total.HEARTBEAT_NS]
+    worker = int(beats.argmin())
+    silent_s = (now_ns - int(beats[worker])) / 1e9
+    if silent_s <= WORKER_SILENT_S:
+        return None
+    cpu = int(counters.rows[worker, Total.CPU])
+    return f"the worker on CPU {cpu} has given no sign of life for {silent_s:.0f} s"

@@ -19,7 +19,7 @@ from prometheus_client.core import (
 
 from control.rib import Reason
 from control.watch import Phase
-from forwarder.counters import BUCKETS, Drop
+from forwarder.counters import BUCKETS, OUTBOUND_DROPS
 
 Status = Mapping[str, Any]
 Samples = Iterable[tuple[tuple[str, ...], float | None]]
@@ -352,17 +352,18 @@ PEERS: tuple[Family, ...] = (
 )
 
 BATCH_NAME = "loden_batch_packets"
+BATCH_LABELS = ("cpu", "direction")
 BATCH_HELP = "Inner packets that the worker found waiting at once, when there were any."
 
 
 def batches(workers: Iterable[Status]) -> Metric:
     """Histograms of powers of two, see forwarder.counters.BUCKETS."""
-    metric = HistogramMetricFamily(BATCH_NAME, BATCH_HELP, labels=("cpu", "direction"))
+    metric = HistogramMetricFamily(BATCH_NAME, BATCH_HELP, labels=BATCH_LABELS)
     bounds = [*(str(float(1 << bucket)) for bucket in range(BUCKETS - 1)), "+Inf"]
     for worker in workers:
         # Every packet of a batch is sent, delivered or dropped in the same turn.
         totals, drops = worker["totals"], worker["drops"]
-        lost = sum(drops[drop.name.lower()] for drop in Drop if drop.is_outbound)
+        lost = sum(drops[drop.name.lower()] for drop in OUTBOUND_DROPS)
         packets = {"out": totals["out_packets"] + lost, "in": totals["in_segments"]}
         for way, counts in worker["batches"].items():
             upto = [sum(counts[: bucket + 1]) for bucket in range(BUCKETS)]

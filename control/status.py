@@ -149,7 +149,7 @@ def gather(run_dir: Path, interval_s: float = 0.0, with_peers: bool = False) -> 
     status: dict[str, Any] = {"version": VERSION, "run_dir": str(run_dir), "time": time.time()}
     no_control = no_forwarder = None
     try:
-        status |= _ask_control(run_dir)
+        status |= ask_control(run_dir)
     except RpcError as error:
         no_control = str(error)
     try:
@@ -171,7 +171,8 @@ def gather(run_dir: Path, interval_s: float = 0.0, with_peers: bool = False) -> 
     return status
 
 
-def _ask_control(run_dir: Path) -> dict[str, Any]:
+def ask_control(run_dir: Path) -> dict[str, Any]:
+    """What `describe` says in the control process of a run dir.  Raises RpcError."""
     client = RpcClient(run_dir / "control.sock", "loden control", STATUS_TIMEOUT_S)
     try:
         reply, _ = client.call("status")

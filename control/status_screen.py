@@ -15,14 +15,15 @@ from rich.table import Table
 
 from control.exits import EXIT_FAILURE, fail
 from control.flags import run_dir_option
-from control.rates import in_bits, in_time, scaled
+from control.rates import in_time, scaled
 from control.status import gather
+from control.traffic_table import traffic_cells, traffic_table
 from forwarder.rpc import RpcError
 
 Status = Mapping[str, Any]
 
 WORKERS_SHOWN = 8
-DROPS_SHOWN = 10
+DROPS_SHOWN = 8
 PATHS_SHOWN = 4
 """Of each, the rest is a number: one screen has some 40 lines."""
 
@@ -132,20 +133,16 @@ def _add_forwarder(grid: Table, status: Status) -> None:
 
 
 def _workers(status: Status) -> Table:
-    """Each worker's rates; of many, the busiest."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("worker", "state"):
-        table.add_column(heading)
-    for heading in ("sent", "", "received", "", "CPU"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    """Each worker's rates, and how it is; of many, the busiest."""
+    table = traffic_table("worker", "CPU", "")
     workers = status["workers"]
     shown = sorted(workers, key=_busyness, reverse=True)[:WORKERS_SHOWN]
     for worker in sorted(shown, key=lambda worker: int(worker["cpu"])):
-        table.add_row(f"CPU {worker['cpu']}", _condition(worker), *_rates(worker))
-    if len(workers) > len(shown):
-        table.add_row(f"{len(workers) - len(shown)} more", "less busy")
+        share = f"{worker['cpu_share']:.0%}" if "cpu_share" in worker else ""
+        table.add_row(f"CPU {worker['cpu']}", *_cells(worker), share, _condition(worker))
     if len(workers) > 1:
-        table.add_row("all", "", *_rates(status))
+        others = len(workers) - len(shown)
+        table.add_row("all", *_cells(status), "", f"{others} more" if others else "")
     return table
 
 
@@ -154,21 +151,13 @@ def _busyness(worker: Status) -> float:
     return rates["out_packets"] + rates["in_packets"]
 
 
+def _cells(counted: Status) -> Iterable[str]:
+    return traffic_cells(counted["rates"]) if "rates" in counted else [""] * 4
+
+
 def _condition(worker: Status) -> str:
-    condition = "idle" if worker["idle"] else "working"
-    if not worker["alive"]:
-        condition = "[red]dead, being replaced[/red]"
-    return condition + (f", died {worker['deaths']} times" if worker["deaths"] else "")
-
-
-def _rates(counted: Status) -> Iterable[str]:
-    if "rates" not in counted:
-        return
-    for way in ("out", "in"):
-        yield f"{scaled(counted['rates'][f'{way}_packets'])}packets/s"
-        yield in_bits(counted["rates"][f"{way}_bytes"])
-    if "cpu_share" in counted:
-        yield f"{counted['cpu_share']:.0%}"
+    deaths = f"died {worker['deaths']}×" if worker["deaths"] else ""
+    return deaths if worker["alive"] else f"[red]dead[/red] {deaths}"
 
 
 def _drops(status: Status) -> Table | str:

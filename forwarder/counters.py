@@ -11,6 +11,7 @@ metrics) sum over workers; they may see a packet counted whose bytes are not yet
 
 import mmap
 from enum import IntEnum
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -28,11 +29,6 @@ class Drop(IntEnum):
         member._value_ = value
         member.sentence = sentence
         return member
-
-    @property
-    def is_outbound(self) -> bool:
-        """Whether it happens between a pod and the underlay, not the other way round."""
-        return 0 < self < Drop.TRUNCATED
 
     NONE = 0, "not dropped"
     # Outbound: from a pod, on its way to another node.
@@ -65,6 +61,10 @@ class Drop(IntEnum):
     TUN_WRITE_INVALID = 25, "the kernel refused what was written to the overlay device"
     TUN_DOWN = 26, "the overlay device is down"
     TUN_NO_BUFFERS = 27, "the kernel had no memory for a packet to the overlay device"
+
+
+OUTBOUND_DROPS = frozenset(takewhile(lambda drop: drop is not Drop.TRUNCATED, Drop)) - {Drop.NONE}
+"""The reasons between a pod and the underlay; the others are between the underlay and a pod."""
 
 
 class Total(IntEnum):

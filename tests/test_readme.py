@@ -10,7 +10,15 @@ import click
 import pytest
 
 from control.cli import main
-from control.config_file import DEFAULT_FILE
+from control.metric_families import (
+    BATCH_HELP,
+    BATCH_LABELS,
+    BATCH_NAME,
+    CONTROL,
+    FORWARDER,
+    NODE,
+    PEERS,
+)
 from forwarder.counters import Drop
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +61,7 @@ def test_table_has_every_flag_of_run_and_no_other() -> None:
     rows = re.findall(r"^\| (`--.*?) \|", README, re.MULTILINE)
     listed = {flag for row in rows for flag in re.findall(r"--[\w-]+", row)}
     run = command_named("run")
-    wanted = {p.opts[0] for p in run.params if isinstance(p, click.Option)}
+    wanted = {p.opts[0] for p in run.params if isinstance(p, click.Option)} - {"--verbose"}
     assert listed == wanted
 
 
@@ -64,8 +72,16 @@ def test_table_gives_the_defaults_in_force() -> None:
     unset = ("none", "all usable CPUs")
     stated = {flag: words.get(text, text) for flag, text in rows if text not in unset}
     assert stated
-    defaults = {flag: str(flags[flag].default) for flag in stated}
-    assert stated == defaults | {"--config": str(DEFAULT_FILE)}
+    assert stated == {flag: str(flags[flag].default) for flag in stated}
+
+
+def test_table_has_every_metric_with_its_labels_and_its_meaning() -> None:
+    rows = re.findall(r"^\| `(loden_\w+)` \| (.*?) ?\| (.*) \|$", README, re.MULTILINE)
+    stated = {name: (tuple(re.findall(r"`(\w+)`", labels)), help) for name, labels, help in rows}
+    families = (*NODE, *CONTROL, *FORWARDER, *PEERS)
+    wanted = {family.name: (family.labels, family.help) for family in families}
+    assert stated == wanted | {BATCH_NAME: (BATCH_LABELS, BATCH_HELP)}
+    assert len(rows) == len(stated)
 
 
 def test_drop_reasons_in_the_documents_exist() -> None:
