@@ -36,6 +36,7 @@ from control.flags import (
 )
 
 LAZY_COMMANDS = {
+    "capture": "control.capture:capture_command",
     "forwarder": "forwarder.__main__:command",
     "cni-conf": "control.cni:cni_conf_command",
     "demo": "perf.demo:command",
