@@ -1,56 +1,26 @@
-"""`python -m perf`: the benchmarks of loden, beside the kernel's vxlan and no overlay at all."""
+"""`python -m perf`: the benchmarks of loden, beside its peers and no overlay at all."""
 
 from __future__ import annotations
 
-import datetime
-import os
 import shutil
-import sys
-import time
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from perf import bench, plots, progress, record_commands
+from perf import bench, between, record_commands
 from perf.catalogue import CONTENDERS, CURVES, MEASURES, SCENES
-from perf.demo import stop_in_order_on_signals, why_not_here
-from perf.machine import describe_machine
-from perf.measure import QUICK, Effort, Scene
+from perf.demo import why_not_here
+from perf.measure import Scene
 from perf.micro import scene as micro
-from perf.record import Run
-from perf.record_commands import RESULTS_FILE, write_all
-from perf.report import aim, to_markdown
-from perf.results import Results
-
-REPEAT, QUICK_REPEAT = 5, 1
-FOLDER = Path("perf-results")
-
-
-repeat_option = click.option(
-    "--repeat",
-    type=click.IntRange(1, 1000),
-    help=f"Rounds.  [{REPEAT}, with --quick {QUICK_REPEAT}]",
-)
-output_option = click.option(
-    "--output",
-    metavar="FOLDER",
-    type=click.Path(path_type=Path, file_okay=False),
-    help=f"Where results and report go.  [{FOLDER}/DATE-TIME]",
-)
+from perf.report import aim
+from perf.running import measure_and_report, only_option, output_option, quick_option, repeat_option
 
 
 @click.group("perf", invoke_without_command=True)
-@click.option("--quick", is_flag=True, help="Under two minutes: what matters most, in one round.")
-@click.option(
-    "--only",
-    metavar="MEASURE",
-    multiple=True,
-    type=click.Choice([*(curve.name for curve in CURVES), *(m.name for m in MEASURES)]),
-    help="Take this measure, or those of this curve; repeatable.  [all]",
-)
+@quick_option
+@only_option(MEASURES)
 @click.option(
     "--peers",
     metavar="CONTENDER",
@@ -71,7 +41,7 @@ def command(
     output: Path | None,
     list_only: bool,
 ) -> None:
-    """Measure loden, the kernel's vxlan and the bare underlay on the same topologies.
+    """Measure loden, the kernel's vxlan, wireguard-go, nebula and the bare underlay, alike.
 
     Builds network namespaces of its own, takes every measure in interleaved rounds, and prints a
     report in Markdown; the same as a page with plots, and every reading as JSON, go into a folder.
@@ -89,7 +59,7 @@ def command(
         raise click.ClickException(reason)
     if shutil.which("ethtool") is None:
         raise click.ClickException("ethtool is missing, install Debian's package: ethtool")
-    measure(scenes, quick, repeat, output)
+    measure_and_report(scenes, CONTENDERS, quick=quick, repeat=repeat, output=output)
 
 
 @command.command("micro")
@@ -101,10 +71,11 @@ def micro_command(quick: bool, repeat: int | None, output: Path | None) -> None:
 
     One core, no network, no root.  What a contender comes to is compared before it is timed.
     """
-    measure(chosen([micro.KERNELS], (), (), quick), quick, repeat, output)
+    scenes = chosen([micro.KERNELS], (), (), quick)
+    measure_and_report(scenes, CONTENDERS, quick=quick, repeat=repeat, output=output)
 
 
-for subcommand in record_commands.COMMANDS:
+for subcommand in (between.command, *record_commands.COMMANDS):
     command.add_command(subcommand)
 
 
@@ -136,46 +107,6 @@ def list_all(scenes: list[Scene[Any]]) -> None:
     click.echo("contenders:")
     for name, what in CONTENDERS.items():
         click.echo(f"  {name:20}{what}")
-
-
-def measure(scenes: list[Scene[Any]], quick: bool, repeat: int | None, output: Path | None) -> None:
-    """Runs the benchmark, prints and writes the report, and exits."""
-    now = datetime.datetime.now().astimezone()
-    folder = output or FOLDER / f"{now:%Y-%m-%d-%H%M%S}"
-    if reason := why_not_into(folder):
-        raise click.ClickException(reason)
-    if reason := plots.why_none():
-        click.echo(f"the report will be without plots: {reason}", err=True)
-    stop_in_order_on_signals()
-    effort, rounds = (QUICK, repeat or QUICK_REPEAT) if quick else (Effort(), repeat or REPEAT)
-    about: dict[str, Any] = {
-        "begun": now.isoformat(timespec="seconds"),
-        "quick": quick,
-        "repeat": rounds,
-        "effort": asdict(effort),
-        "machine": describe_machine(),
-    }
-    begun = time.monotonic()
-    with progress.shown(bench.estimate_s(scenes, effort, rounds)) as watch:
-        record = bench.run(scenes, effort, rounds, watch)
-    about |= {"seconds": time.monotonic() - begun, "sites": record.facts}
-    run = Run(about, scenes, Results(record.outcomes), CONTENDERS)
-    click.echo(to_markdown(run), nl=False)
-    for path in write_all(run, folder):
-        click.echo(f"written: {path}", err=True)
-    sys.exit(1 if run.results.failures() else 0)
-
-
-def why_not_into(folder: Path) -> str | None:
-    """Why results cannot be written there: better said before the run than after."""
-    if (folder / RESULTS_FILE).exists():
-        return f"--output: {folder} has results already; name another folder"
-    nearest = next(
-        path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
-    )
-    if not os.access(nearest, os.W_OK):
-        return f"--output: {nearest} cannot be written to"
-    return None
 
 
 if __name__ == "__main__":

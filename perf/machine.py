@@ -1,7 +1,8 @@
-"""On what a benchmark was run: machine, kernel, versions, commit."""
+"""On what a benchmark was run: machine, kernel, versions, commit.  `python -m perf.machine`."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -55,3 +56,7 @@ def _first_line(*argv: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return next(iter(done.stdout.splitlines()), None) if done.returncode == 0 else None
+
+
+if __name__ == "__main__":
+    print(json.dumps(describe_machine()))

@@ -26,10 +26,10 @@ class NotHere(RuntimeError):
 class Effort:
     """How long to measure; every time is bounded by these."""
 
-    tcp_s: int = 5
-    trial_s: float = 1.0
+    tcp_s: int = 3
+    trial_s: float = 0.5
     """One trial of the search for the highest rate."""
-    trials_max: int = 16
+    trials_max: int = 14
     resolution: float = 0.02
     """The search ends when its bounds are this close (a share of the rate)."""
     pings: int = 5000

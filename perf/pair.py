@@ -48,21 +48,22 @@ class Pair:
     hosts: list[Host] = field(default_factory=list)
     """Those of the pods; none if they are machines that were there before."""
     facts: dict[str, Any] = field(default_factory=dict)
-    _agents: list[AgentClient] = field(default_factory=list)
+    started_agents: list[AgentClient] = field(default_factory=list)
+    """Near and far, once somebody has asked for them."""
 
     def agents(self) -> tuple[AgentClient, AgentClient]:
         """The processes in the pods, near and far; they start when first asked for."""
-        if not self._agents:
-            self._agents += [
+        if not self.started_agents:
+            self.started_agents += [
                 AgentClient(self.near, self.directory / "near.log"),
                 AgentClient(self.far, self.directory / "far.log"),
             ]
-            for agent in self._agents:
+            for agent in self.started_agents:
                 agent.wait_until_ready()
-        return self._agents[0], self._agents[1]
+        return self.started_agents[0], self.started_agents[1]
 
     def close(self) -> None:
-        for agent in self._agents:
+        for agent in self.started_agents:
             agent.close()
 
 

@@ -14,7 +14,8 @@ from perf.namespace import Output
 class Place(Protocol):
     """As `Namespace`, which says what the arguments are."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def run(
         self,

@@ -9,11 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 
-from perf import __main__ as main
 from perf.__main__ import command
 from perf.catalogue import CONTENDERS, MEASURES
 from perf.namespace import list_namespaces
@@ -121,9 +119,3 @@ def test_user_without_root_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert result.exit_code == 1
     assert "needs root" in result.output
-
-
-def test_results_are_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(click.ClickException, match="has results already; name another folder"):
-        main.measure([], quick=True, repeat=1, output=tmp_path)
