@@ -114,7 +114,7 @@ class Agent:
     def receive(
         self, address: str, port: int, flows: int, sizes: Sequence[int], trial: int, most: int
     ) -> Values:
-        """Begins to count; `most`: numbers are below it."""
+        """Begins to count what comes to that address; `most`: numbers are below it."""
         payload_sizes = generator.check_sizes(sizes)
         train = generator.make_train()  # with more room, to see what is too long
         seen, highest = np.zeros(most, np.uint8), np.full(flows, -1, np.int64)
@@ -145,7 +145,7 @@ class Agent:
         return {**dict(zip(names, tally.tolist(), strict=True)), "uncounted": uncounted}
 
     def echo(self, address: str, port: int) -> Values:
-        """Begins to answer."""
+        """Begins to answer, from the address that is asked."""
         train = generator.make_train(generator.SOCKADDR_BYTES)
 
         def answer(stop: Any) -> None:
@@ -162,7 +162,7 @@ class Agent:
             generator.set_wait(asking, generator.REPLY_WAIT_US)
             times_ns, duration_ns = np.zeros(count, np.int64), int(seconds * 1e9)
             warm_up_ns = times_ns[:WARM_UP_COUNT]
-            generator.ping_pong(asking.fileno(), warm_up_ns, duration_ns, self._scratch)
+            generator.ping_pong(asking.fileno(), warm_up_ns, duration_ns // 4, self._scratch)
             asked, answered = generator.ping_pong(
                 asking.fileno(), times_ns, duration_ns, self._scratch
             )

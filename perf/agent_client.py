@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
@@ -78,4 +79,5 @@ class AgentClient:
     def close(self) -> None:
         """The agent ends by itself; whoever built its place makes sure of that."""
         if self.process.stdin is not None:
-            self.process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it has ended with a request unread
+                self.process.stdin.close()

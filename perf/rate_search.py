@@ -19,6 +19,8 @@ from perf.traffic import MeasurementError
 
 LOSS_MAX = 0.001
 TRIES = 2
+LEAST_PPS = 100
+"""No rate below that is looked for: what carries less carries nothing."""
 UDP_PORT = 7900
 MOST_PPS = 2_000_000
 """A sender is stopped at this average: how far a receiver has to be able to count."""
@@ -84,7 +86,7 @@ def send_and_count(
         "trial": trial,
     }
     same |= {"sizes": sizes, "most": most}
-    receiver.ask("receive", **same)
+    receiver.ask("receive", **(same | {"address": "0.0.0.0"} if spread else same))
     try:
         sent = sender.ask("send", **same, rate_pps=rate_pps or 0.0, seconds=seconds, spread=spread)
     except BaseException:
@@ -124,7 +126,7 @@ def find_loss_free_rate(
     best: Trial | None = None
     high, tried = first.sent_pps, 1
     rate = min(first.received_pps, high / (1 + resolution))  # what came through is a good guess
-    while tried < trials_max and (best is None or high > rate):
+    while tried < trials_max and rate >= LEAST_PPS and (best is None or high > rate):
         for _ in range(TRIES):
             trial = attempt(rate)
             tried += 1

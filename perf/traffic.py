@@ -198,7 +198,7 @@ def _iperf3(
     argv = ["iperf3", "-J", "-c", str(address), "-p", str(IPERF3_PORT), "-t", str(seconds)]
     argv += ["--connect-timeout", "3000", *options]
     try:
-        with _iperf3_server(server):
+        with _iperf3_server(server, seconds + _CLIENT_SPARE_S):
             done = client.run(argv, timeout_s=seconds + _CLIENT_SPARE_S, check=False)
     except CommandError as error:
         raise MeasurementError(str(error)) from error
@@ -214,10 +214,12 @@ def _iperf3(
 
 
 @contextlib.contextmanager
-def _iperf3_server(place: Place) -> Iterator[None]:
-    """Serves one client. It has ended when this is left, so that the port is free again."""
+def _iperf3_server(place: Place, seconds_max: float) -> Iterator[None]:
+    """Serves one client. It has ended when this is left, so that the port is free again; on
+    another machine, which a signal does not reach, after `seconds_max` at the latest."""
     with tempfile.TemporaryFile() as output:
-        argv = ["iperf3", "-s", "-1", "-p", str(IPERF3_PORT), "--forceflush"]
+        argv = ["timeout", str(seconds_max), "iperf3", "-s", "-1", "-p", str(IPERF3_PORT)]
+        argv += ["--forceflush"]
         server = place.popen(argv, stdout=output, stderr=subprocess.STDOUT)
         try:
             deadline = time.monotonic() + _SERVER_START_S

@@ -121,7 +121,7 @@ def open_receiver(address: IPAddress, port: int, wait_us: int) -> socket.socket:
     receiver = socket.socket(family, socket.SOCK_DGRAM)
     receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
     set_wait(receiver, wait_us)
-    receiver.bind(("" if address.version == 4 else "::", port))
+    receiver.bind((str(address), port))
     return receiver
 
 

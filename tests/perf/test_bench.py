@@ -24,7 +24,7 @@ from perf.measure import (
     Status,
 )
 from perf.pair import pair_of
-from perf.pair_measures import tcp, udp
+from perf.pair_measures import latency_under_tcp, tcp, udp, udp_offered
 from perf.results import Results
 from perf.topology import Topology
 
@@ -187,17 +187,25 @@ def test_contender_slowed_on_purpose_shows_slower() -> None:
         },
         tuple(
             Measure(name, name, "", names, take, lambda effort: 1.0)
-            for name, take in (("tcp", tcp()), ("udp", udp(1000)))
+            for name, take in (
+                ("tcp", tcp()),
+                ("udp", udp(1000)),
+                ("offered", udp_offered(10, 1000)),
+                ("latency", latency_under_tcp()),
+            )
         ),
     )
     record = bench.run([scene], TINY, 1, bench.Watch())
 
     assert [o.why_not for o in record.outcomes if o.status is not Status.MEASURED] == []
     results = Results(record.outcomes)
-    for name in ("tcp", "udp"):
-        ratio = results.ratio(name, "slowed", "as it is")
-        assert ratio is not None
-        assert ratio.median < 0.2
+    ratios = {m.name: results.ratio(m.name, "slowed", "as it is") for m in scene.measures}
+    medians = {name: ratio.median for name, ratio in ratios.items() if ratio is not None}
+    assert medians["tcp"] < 0.2
+    assert medians["udp"] < 0.2
+    assert medians["offered"] < 0.5  # it is 83 Mbit/s
+    assert results.details("offered", "slowed")["loss"] > 0.5
+    assert medians["latency"] > 5  # behind a queue that TCP fills
     slowed = results.spread("tcp", "slowed")
     assert slowed is not None
     assert 0.0005 < slowed.median < 0.002

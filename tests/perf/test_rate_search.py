@@ -68,6 +68,13 @@ def test_link_that_always_loses_has_no_rate() -> None:
         find_loss_free_rate(link, resolution=0.02, trials_max=8)
 
 
+def test_link_that_carries_nothing_to_speak_of_has_no_rate() -> None:
+    link = Link(capacity_pps=20)
+    with pytest.raises(MeasurementError, match="is lost even at 500,000 packets/s"):
+        find_loss_free_rate(link, resolution=0.02, trials_max=8)
+    assert len(link.offered) == 1
+
+
 @pytest.mark.netns
 def test_packets_lost_on_purpose_are_reported_lost() -> None:
     with pair_of(connect_bare) as pair:
