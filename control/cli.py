@@ -7,12 +7,10 @@ import logging
 import os
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import click
 
-from control.etcd_config import EtcdConfigError
 from control.exits import (
     EXIT_FAILURE,
     EXIT_FINAL,
@@ -24,19 +22,22 @@ from control.exits import (
     in_words,
 )
 from control.flags import (
-    EMBEDDED_ETCD_OPTIONS,
+    CONFIG_OPTIONS,
+    CONTROL_OPTIONS,
     ETCD_OPTIONS,
-    FORWARDER_OPTIONS,
-    NODE_OPTIONS,
-    as_flanneld_writes,
+    RUN_OPTIONS,
+    NodeCommand,
     control_options,
     etcd_config,
+    log_level,
     to_arguments,
-    with_options,
 )
+from forwarder import capabilities, logs
+from forwarder.capabilities import Capability
+from forwarder.flags import HELP, with_options
 
 LAZY_COMMANDS = {
-    "capture": "control.capture:capture_command",
+    "config": "control.config_commands:config_command",
     "forwarder": "forwarder.__main__:command",
     "cni-conf": "control.cni:cni_conf_command",
     "demo": "perf.demo:command",
@@ -47,8 +48,6 @@ LAZY_COMMANDS = {
     "top": "control.top:top_command",
 }
 """Commands of other modules, imported when they are asked for: NumPy and the like are slow."""
-
-CAP_NET_ADMIN = 12
 
 
 class Commands(click.Group):
@@ -65,14 +64,7 @@ class Commands(click.Group):
         return command
 
 
-class FlanneldStyle(click.Command):
-    """A command that takes its flags as flanneld does, too."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, as_flanneld_writes(args, self))
-
-
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings=HELP)
 @click.version_option(metadata.version("loden"), prog_name="loden")
 def main() -> None:
     """A user-space VXLAN overlay: containers on different hosts reach each other.
@@ -85,10 +77,27 @@ def main() -> None:
     """
 
 
-@main.command("run", cls=FlanneldStyle)
-@with_options(ETCD_OPTIONS, NODE_OPTIONS, FORWARDER_OPTIONS, EMBEDDED_ETCD_OPTIONS)
+RUN_EXAMPLES = """\b
+Examples:
+  loden run --etcd-endpoints http://10.0.0.5:2379,http://10.0.0.6:2379
+  loden run --iface eth1 --ip-masq --healthz-port 8471
+  loden run --config ./node.toml --log-level debug
+  FLANNELD_ETCD_PASSWORD=... loden run --etcd-username loden \\
+      --etcd-endpoints https://10.0.0.5:2379 --etcd-cafile /etc/loden/ca.pem
+
+\b
+Exit status: 0 after SIGTERM or SIGINT, 2 for a value that cannot be, 3 when starting again cannot
+help before somebody mends the cause, 1 otherwise.
+"""
+
+
+@main.command("run", cls=NodeCommand, context_settings=HELP, epilog=RUN_EXAMPLES)
+@with_options(*RUN_OPTIONS)
 def run_command(**values: Any) -> None:
     """Run a node: the data path and the control process.
+
+    Each value is taken from the command line, else from the environment, else from the
+    configuration file; 'loden config check' shows what comes of it.
 
     Obtains the node's subnet from etcd, sets up the overlay device, writes the subnet file when
     packets can flow, and follows the routes of the other nodes.  SIGTERM ends it; the subnet
@@ -97,9 +106,9 @@ def run_command(**values: Any) -> None:
     from control import run
     from control.embedded_etcd import EmbeddedEtcd, EmbeddedEtcdError
 
-    start_logging(values["verbose"])
+    values["log_level"] = log_level(values)
+    logs.start(values["log_level"])
     require_net_admin("run")
-    check_control_values("run", values)
     etcd = None
     if values["embedded_etcd"]:
         listen = values["embedded_etcd_listen"]
@@ -131,21 +140,29 @@ def run_command(**values: Any) -> None:
         fail("run", in_words(error))
 
 
-@main.command("control", cls=FlanneldStyle)
-@with_options(ETCD_OPTIONS, NODE_OPTIONS)
+@main.command(
+    "control",
+    cls=NodeCommand,
+    context_settings=HELP,
+    epilog="Example:  loden control --run-dir /run/loden-test --etcd-prefix /test/network",
+)
+@with_options(*CONTROL_OPTIONS)
 def control_command(**values: Any) -> None:
     """Run the control process alone: etcd in, routes and devices out.
 
     It needs a forwarder in the same run dir ('loden forwarder'), which 'loden run' starts too.
+    It gives up every capability but CAP_NET_ADMIN before it speaks to anybody.
     """
+    from control import privileges
     from control.daemon import Daemon
     from control.health import HealthServerError
     from control.state import StateError
     from forwarder.rpc import RpcError
 
-    start_logging(values["verbose"])
+    logs.start(log_level(values))
     require_net_admin("control")
-    options = check_control_values("control", values)
+    options = control_options(values)
+    capabilities.keep_only(privileges.needed(options))
     try:
         Daemon(options).run()
     except RestartWanted as reason:
@@ -155,16 +172,8 @@ def control_command(**values: Any) -> None:
         fail("control", error, EXIT_FINAL)
 
 
-def check_control_values(command: str, values: dict[str, Any]) -> Any:
-    """The control process's options; a value that cannot be ends the command."""
-    try:
-        return control_options(values)
-    except (EtcdConfigError, ValueError) as error:
-        fail(command, error, EXIT_USAGE)
-
-
-@main.command("init", cls=FlanneldStyle)
-@with_options(ETCD_OPTIONS)
+@main.command("init", cls=NodeCommand, context_settings=HELP)
+@with_options(CONFIG_OPTIONS, ETCD_OPTIONS)
 @click.option("--network", required=True, metavar="CIDR", help="The pods' network.")
 @click.option("--subnet-len", type=int, metavar="BITS", help="Prefix length of a node's subnet.")
 @click.option("--vni", type=int, default=1, show_default=True, help="VXLAN network identifier.")
@@ -185,7 +194,7 @@ def init_command(
     try:
         config = NetworkConfig.build(network, subnet_len, vni, port)
         client = EtcdClient(etcd_config(values))
-    except (NetworkConfigError, EtcdConfigError) as error:
+    except NetworkConfigError as error:
         fail("init", error, EXIT_USAGE)
     key = config_key(client.config.prefix)
     try:
@@ -220,19 +229,9 @@ def same_config(text: bytes, config: Any) -> bool:
         return False
 
 
-def start_logging(verbose: bool) -> None:
-    """One line an event on standard error; the journal adds the time."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(levelname)s %(name)s: %(message)s",
-    )
-
-
 def require_net_admin(command: str) -> None:
     """Ends the command when links and routes cannot be changed."""
-    status = Path("/proc/self/status").read_text()
-    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    if not int(effective.split()[1], 16) >> CAP_NET_ADMIN & 1:
+    if not capabilities.has(Capability.NET_ADMIN):
         fail(command, "no privilege to set up network devices: run as root", EXIT_FINAL)
 
 

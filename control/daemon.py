@@ -130,7 +130,6 @@ class Daemon:
 
     def _leave(self, is_last: bool) -> None:
         """`is_last`: no other control process takes over from this one."""
-        self._notifier.stopping()
         if self.session is not None:
             self.session.stop()
         if is_last and self.host is not None:
@@ -161,7 +160,7 @@ class Daemon:
         if self._saved_state_due_at is not None and now >= self._saved_state_due_at:
             self._use_saved_state()
         if now >= self._host_due_at:
-            self._host_due_at = now + TICK_S
+            self._host_due_at = now + min(TICK_S, self._notifier.watchdog_interval_s or TICK_S)
             self._notifier.watchdog()
             self._follow_interface()
             self._reconcile_host()
@@ -392,14 +391,22 @@ class Daemon:
 
     def _become_ready(self) -> None:
         """Packets can flow: subnet.env is written, last of all, and systemd may start Docker."""
-        if self.forwarder.link is None or self.not_ready_because():
+        reasons = self.not_ready_because()
+        if self.forwarder.link is None or reasons:
+            self._notifier.status("; ".join(reasons) or "starting")
             return
         assert self.config is not None
         assert self.lease is not None
-        path, mtu_bytes = self.options.subnet_file, self.forwarder.link.config.mtu_bytes
+        mtu_bytes = self.forwarder.link.config.mtu_bytes
         contents = SubnetEnv.of(self.config, self.lease.subnet, mtu_bytes, self.options.ip_masq)
-        if contents == self.subnet_env and path.exists():
-            return
+        if contents != self.subnet_env or not self.options.subnet_file.exists():
+            self._write_subnet_env(contents)
+            count = self.forwarder.link.route_count
+            log.info("ready: subnet %s, %d routes", self.lease.subnet, count)
+        self._notifier.ready(f"subnet {self.lease.subnet}")
+
+    def _write_subnet_env(self, contents: SubnetEnv) -> None:
+        path = self.options.subnet_file
         try:
             write_subnet_env(contents, path)
         except OSError as error:
@@ -407,7 +414,5 @@ class Daemon:
                 f"subnet-file: {path} cannot be written: {error.strerror}"
             ) from error
         self.subnet_env = contents
-        log.info("ready: subnet %s, %d routes", self.lease.subnet, self.forwarder.link.route_count)
         if self.options.docker:
             docker_service.follow_subnet(contents, path)
-        self._notifier.ready(f"subnet {self.lease.subnet}")

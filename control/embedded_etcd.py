@@ -19,6 +19,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from control.systemd import environment_of_others
+
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
@@ -94,7 +96,7 @@ class EmbeddedEtcd:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={k: v for k, v in os.environ.items() if not k.startswith("ETCD_")},
+                env=_environment(),
                 # Of its own group: a terminal's Ctrl-C is for us, we stop it when we are done.
                 start_new_session=True,
                 preexec_fn=die_with_parent,
@@ -165,6 +167,12 @@ class EmbeddedEtcd:
     def _last_words(self) -> str:
         tail = self.log_path.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
         return f"{tail.splitlines()[-1] if tail else 'no output'} (log: {self.log_path})"
+
+
+def _environment() -> dict[str, str]:
+    """Without etcd's own settings, and without the way to systemd: etcd would say READY for us."""
+    environ = environment_of_others(os.environ)
+    return {name: value for name, value in environ.items() if not name.startswith("ETCD_")}
 
 
 def _free_port(wanted: int) -> int:

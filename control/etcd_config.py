@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -22,6 +23,8 @@ class EtcdConfigError(ValueError):
         self.field = field
         self.value = value
         self.allowed = allowed
+        self.others: tuple[EtcdConfigError, ...] = ()
+        """Whatever else is wrong with the same configuration."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +64,37 @@ class EtcdConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prefix", self.prefix.rstrip("/"))
+        problems = list(self._problems())
+        if problems:
+            problems[0].others = tuple(problems[1:])
+            raise problems[0]
+
+    def _problems(self) -> Iterator[EtcdConfigError]:
         if not self.prefix:
-            raise EtcdConfigError("prefix", self.prefix, f"a key such as {DEFAULT_PREFIX}")
+            yield EtcdConfigError("prefix", self.prefix, f"a key such as {DEFAULT_PREFIX}")
         if not self.request_timeout_s > 0:
-            raise EtcdConfigError("request timeout", self.request_timeout_s, "more than 0 s")
-        self._check_pair("keyfile", "certfile")
-        self._check_pair("username", "password")
+            yield EtcdConfigError("request timeout", self.request_timeout_s, "more than 0 s")
+        yield from self._missing_of_pair("keyfile", "certfile")
+        yield from self._missing_of_pair("username", "password")
         for field in ("keyfile", "certfile", "cafile"):
-            self._check_readable(field)
+            yield from self._unreadable(field)
         if not self.urls:
-            raise EtcdConfigError("endpoints", "", "at least one URL")
-        for endpoint in self.endpoints:
+            yield EtcdConfigError("endpoints", "", "at least one URL")
+        yield from self._wrong_endpoints()
+
+    def _wrong_endpoints(self) -> Iterator[EtcdConfigError]:
+        endpoints = []
+        for url in self.urls:
+            try:
+                endpoints.append(_endpoint_of(url, self._has_tls_files))
+            except EtcdConfigError as error:
+                yield error
+        for endpoint in endpoints:
             if self._has_tls_files and not endpoint.secure:
                 allowed = "https://, because TLS files are given"
-                raise EtcdConfigError("endpoint", str(endpoint), allowed)
-        if any(endpoint.secure for endpoint in self.endpoints) and self.trusted_cas is None:
-            raise EtcdConfigError("cafile", None, "a PEM file (the system has none of its own)")
+                yield EtcdConfigError("endpoint", str(endpoint), allowed)
+        if any(endpoint.secure for endpoint in endpoints) and self.trusted_cas is None:
+            yield EtcdConfigError("cafile", None, "a PEM file (the system has none of its own)")
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -96,20 +114,19 @@ class EtcdConfig:
     def _has_tls_files(self) -> bool:
         return bool(self.cafile or self.certfile)
 
-    def _check_pair(self, one: str, other: str) -> None:
+    def _missing_of_pair(self, one: str, other: str) -> Iterator[EtcdConfigError]:
         for given, missing in ((one, other), (other, one)):
             if getattr(self, given) is not None and getattr(self, missing) is None:
-                raise EtcdConfigError(missing, None, f"required with the {given}")
+                yield EtcdConfigError(missing, None, f"required with the {given}")
 
-    def _check_readable(self, field: str) -> None:
+    def _unreadable(self, field: str) -> Iterator[EtcdConfigError]:
         path = getattr(self, field)
         if path is None:
             return
         try:
             Path(path).read_bytes()
         except OSError as error:
-            allowed = f"a readable PEM file ({error.strerror})"
-            raise EtcdConfigError(field, path, allowed) from None
+            yield EtcdConfigError(field, path, f"a readable PEM file ({error.strerror})")
 
 
 def _endpoint_of(url: str, secure_unless_said: bool) -> Endpoint:

@@ -7,6 +7,8 @@ from typing import NoReturn
 
 import click
 
+from forwarder import logs
+
 EXIT_FAILURE = 1
 """It may work later, or another time."""
 EXIT_USAGE = 2
@@ -29,7 +31,7 @@ class RestartWanted(Exception):
 
 def fail(command: str, message: object, status: int = EXIT_FAILURE) -> NoReturn:
     """Ends with one line on standard error."""
-    click.echo(f"loden {command}: {message}", err=True)
+    click.echo(logs.last_word(f"loden {command}: {message}"), err=True)
     sys.exit(status)
 
 

@@ -1,21 +1,22 @@
 """Command-line flags: flanneld's, with its meaning, defaults and environment, and loden's own.
 
-flanneld takes `-flag value`, `--flag=value` and, for switches, `--flag=true`; so do we.
-The environment form of every flag is FLANNELD_ + upper case, `-` as `_`; the command line wins.
+flanneld takes `-flag value`, `--flag=value` and, for switches, `--flag=true`; so do we.  How flags
+are declared and where else their values come from: forwarder/flags.py, config_file.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from control import config_file
 from control.acquire import DEFAULT_TTL_S
-from control.etcd_config import DEFAULT_ENDPOINTS, DEFAULT_PREFIX, EtcdConfig
+from control.etcd_config import DEFAULT_ENDPOINTS, DEFAULT_PREFIX, EtcdConfig, EtcdConfigError
 from control.options import (
     DEFAULT_DEVICE,
     DEFAULT_RUN_DIR,
@@ -23,19 +24,18 @@ from control.options import (
     ControlOptions,
 )
 from control.subnet_env import DEFAULT_PATH
-from forwarder.dscp import parse_dscp
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def option(*names: str, **settings: Any) -> Callable[[Command], Command]:
-    """A flag with its environment form."""
-    long = next(name for name in names if name.startswith("--")).split("/")[0]
-    variable = "FLANNELD_" + long.removeprefix("--").upper().replace("-", "_")
-    decorate: Callable[[Command], Command] = click.option(
-        *names, envvar=variable, show_default=settings.pop("show_default", True), **settings
-    )
-    return decorate
+from forwarder.flags import (
+    FILE,
+    FORWARDER_OPTIONS,
+    LOG_OPTIONS,
+    Command,
+    Flag,
+    FlagCommand,
+    note_problem,
+    option,
+    source_of,
+    with_options,
+)
 
 
 def address_option(*names: str, version: int | None = None, **settings: Any) -> Any:
@@ -66,47 +66,97 @@ def check_device_name(ctx: click.Context, param: click.Parameter, value: str) ->
     return value
 
 
-def check_dscp(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    """Passes on what names a DSCP.  Raises click.BadParameter."""
-    try:
-        parse_dscp(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error), ctx, param) from None
-    return value
+_ETCD, _UNDERLAY, _NODE = "etcd", "Underlay: the network between the hosts", "This node"
+_FIREWALL, _HEALTH, _FILES = "Firewall and Docker", "Health and metrics", "Files"
+_EMBEDDED = "A private etcd on this host"
 
 
-run_dir_option = option(
+def read_config_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
+    """Has the other flags take their defaults from the file; notes what is wrong with it."""
+    path = value or (config_file.DEFAULT_FILE if config_file.DEFAULT_FILE.exists() else None)
+    if path is None or ctx.resilient_parsing:
+        return
+    ctx.default_map, problems = config_file.read(path, run_flags())
+    ctx.meta[FILE] = path
+    for problem in problems:
+        note_problem(ctx, problem)
+
+
+config_option = option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=read_config_file,
+    is_eager=True,
+    expose_value=False,
+    show_default=f"{config_file.DEFAULT_FILE}, if there is one",
+    heading=_FILES,
+    help="TOML; its keys are the flags of 'loden run' without their dashes.",
+)
+_run_dir_option = option(
     "--run-dir",
     type=click.Path(path_type=Path),
     default=DEFAULT_RUN_DIR,
+    heading=_FILES,
     help="Sockets of this node; one run dir per node of a machine.",
 )
-verbose_option = click.option("--verbose", is_flag=True, help="Log more.")
+
+
+def run_dir_option(command: Command) -> Command:
+    """For commands that ask a node: its run dir, said in its configuration file or here."""
+    return config_option(_run_dir_option(command))
+
+
+CONFIG_OPTIONS = (config_option,)
 
 ETCD_OPTIONS = (
     option(
         "--etcd-endpoints",
         default=",".join(DEFAULT_ENDPOINTS),
+        heading=_ETCD,
         help="URLs of the etcd members, separated by commas.",
     ),
-    option("--etcd-prefix", default=DEFAULT_PREFIX, help="Key below which the network lives."),
-    option("--etcd-keyfile", help="Private key for TLS (PEM)."),
-    option("--etcd-certfile", help="Client certificate for TLS (PEM)."),
-    option("--etcd-cafile", help="Authorities that sign etcd's certificates (PEM)."),
-    option("--etcd-username", help="etcd user."),
-    option("--etcd-password", help="The user's password; better given in the environment."),
+    option(
+        "--etcd-prefix",
+        default=DEFAULT_PREFIX,
+        heading=_ETCD,
+        help="Key below which the network lives.",
+    ),
+    option("--etcd-keyfile", heading=_ETCD, help="Private key for TLS (PEM)."),
+    option("--etcd-certfile", heading=_ETCD, help="Client certificate for TLS (PEM)."),
+    option("--etcd-cafile", heading=_ETCD, help="Authorities that sign etcd's certificates (PEM)."),
+    option("--etcd-username", heading=_ETCD, help="etcd user."),
+    option(
+        "--etcd-password",
+        heading=_ETCD,
+        help="The user's password; better given in the environment.",
+    ),
 )
 
 NODE_OPTIONS = (
-    option("--iface", multiple=True, help="Underlay interface, name or address; repeatable."),
-    option("--iface-regex", multiple=True, help="Likewise, as a regular expression; repeatable."),
-    address_option("--iface-can-reach", help="The interface that reaches this address."),
-    address_option("--public-ip", version=4, help="Address the other nodes send to."),
-    address_option("--public-ipv6", version=6, help="Likewise, for IPv6."),
+    option(
+        "--iface",
+        multiple=True,
+        heading=_UNDERLAY,
+        help="Underlay interface, name or address; repeatable.",
+    ),
+    option(
+        "--iface-regex",
+        multiple=True,
+        heading=_UNDERLAY,
+        help="Likewise, as a regular expression; repeatable.",
+    ),
+    address_option(
+        "--iface-can-reach", heading=_UNDERLAY, help="The interface that reaches this address."
+    ),
+    address_option(
+        "--public-ip", version=4, heading=_UNDERLAY, help="Address the other nodes send to."
+    ),
+    address_option("--public-ipv6", version=6, heading=_UNDERLAY, help="Likewise, for IPv6."),
     option(
         "--subnet-file",
         type=click.Path(path_type=Path, dir_okay=False),
         default=DEFAULT_PATH,
+        heading=_FILES,
         help="Written when packets can flow: this node's subnet and MTU.",
     ),
     option(
@@ -114,6 +164,7 @@ NODE_OPTIONS = (
         type=click.IntRange(1, 24 * 60),
         default=60,
         metavar="MINUTES",
+        heading=_NODE,
         help="Renew the lease this long before its end, or earlier.",
     ),
     option(
@@ -121,88 +172,66 @@ NODE_OPTIONS = (
         type=click.IntRange(min=10),
         default=DEFAULT_TTL_S,
         metavar="SECONDS",
+        heading=_NODE,
         help="How long the subnet stays ours when this node is silent.",
     ),
-    option("--ip-masq/--no-ip-masq", default=False, help="Masquerade what leaves the cluster."),
+    option(
+        "--ip-masq/--no-ip-masq",
+        default=False,
+        heading=_FIREWALL,
+        help="Masquerade what leaves the cluster.",
+    ),
     option(
         "--iptables-forward-rules/--no-iptables-forward-rules",
         default=True,
+        heading=_FIREWALL,
         help="Have the firewall accept what is forwarded from and to the cluster: in nftables, "
         "and in iptables where it is in use.",
     ),
     option(
         "--docker/--no-docker",
         default=False,
+        heading=_FIREWALL,
         help="Keep Docker's options in docker_opts.env beside the subnet file, and have systemd "
         "restart Docker when they change.",
     ),
-    option("--healthz-ip", default="0.0.0.0", help="Address of the health server."),
+    option(
+        "--healthz-ip", default="0.0.0.0", heading=_HEALTH, help="Address of the health server."
+    ),
     option(
         "--healthz-port",
         type=click.IntRange(0, 65535),
         default=0,
+        heading=_HEALTH,
         help="Its port (/healthz, /readyz, /metrics); 0: none.",
     ),
     option(
         "--metrics-peers/--no-metrics-peers",
         default=True,
+        heading=_HEALTH,
         help="Have /metrics tell of every peer: four series for each.",
     ),
-    run_dir_option,
+    _run_dir_option,
     option(
         "--state-dir",
         type=click.Path(path_type=Path, file_okay=False),
         default=DEFAULT_STATE_DIR,
+        heading=_FILES,
         help="What outlives a reboot: this node's MAC and the last good routes.",
     ),
     option(
         "--device",
         default=DEFAULT_DEVICE,
         callback=check_device_name,
+        heading=_NODE,
         help="Name of the overlay device.",
     ),
     option(
         "--source-ports",
         type=click.IntRange(1, 64),
         default=8,
+        heading=_UNDERLAY,
         help="UDP source ports that flows are spread over.",
-    ),
-    verbose_option,
-)
-
-FORWARDER_OPTIONS = (
-    option("--cpus", metavar="LIST", help="CPUs to pin a worker to, such as 0,2-5."),
-    option(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="Number of workers, when --cpus is not given.  [default: one per CPU]",
-    ),
-    option("--user", default="nobody", help="Whom the workers become."),
-    option("--tso/--no-tso", default=True, help="Take TCP superpackets from the device."),
-    option("--uso/--no-uso", default=True, help="Take UDP superpackets from the device."),
-    option("--coalesce/--no-coalesce", default=True, help="Deliver many packets in one write."),
-    option("--udp-gso/--no-udp-gso", default=True, help="Send many datagrams per message."),
-    option("--udp-gro/--no-udp-gro", default=True, help="Receive many datagrams per message."),
-    option("--tunnel-gso/--no-tunnel-gso", default=True, help="Have the NIC cut superpackets."),
-    option(
-        "--steer-by-cpu/--no-steer-by-cpu",
-        default=False,
-        help="Give each worker what arrives on its CPU, for NICs that spread flows (RSS).",
-    ),
-    option(
-        "--dscp",
-        default="0",
-        metavar="0-63|copy",
-        callback=check_dscp,
-        help="DSCP of outer packets, or copy: the inner packet's.",
-    ),
-    option(
-        "--busy-poll-us",
-        type=click.IntRange(0, 1_000_000),
-        default=50,
-        help="Where packets come more often than this many microseconds, a worker looks for so "
-        "long before it blocks: less latency for more CPU; 0: it blocks at once.",
     ),
 )
 
@@ -210,27 +239,71 @@ EMBEDDED_ETCD_OPTIONS = (
     option(
         "--embedded-etcd/--no-embedded-etcd",
         default=False,
+        heading=_EMBEDDED,
         help="Start a private etcd on this host, data under the state dir; the first node needs "
         "nothing else.",
     ),
     address_option(
         "--embedded-etcd-listen",
+        heading=_EMBEDDED,
         help="Serve other nodes on this address too (plain HTTP: on a trusted network only).",
     ),
-    option("--etcd-binary", help="The etcd to start.  [default: the one on PATH]"),
+    option(
+        "--etcd-binary", heading=_EMBEDDED, show_default="that on PATH", help="The etcd to start."
+    ),
 )
 
 
-def with_options(*groups: Sequence[Callable[..., Any]]) -> Callable[[Command], Command]:
-    """Decorates a command with groups of options, shown in this order."""
+VERBOSITY_OPTIONS = (
+    option(
+        "--v",
+        type=int,
+        default=0,
+        metavar="N",
+        heading="Logs",
+        help="flannel's way: above 0 means --log-level debug.",
+    ),
+)
 
-    def decorate(command: Command) -> Command:
-        for group in reversed(groups):
-            for one in reversed(group):
-                command = one(command)
-        return command
+RUN_OPTIONS = (
+    CONFIG_OPTIONS,
+    ETCD_OPTIONS,
+    NODE_OPTIONS,
+    FORWARDER_OPTIONS,
+    EMBEDDED_ETCD_OPTIONS,
+    LOG_OPTIONS,
+    VERBOSITY_OPTIONS,
+)
+CONTROL_OPTIONS = (CONFIG_OPTIONS, ETCD_OPTIONS, NODE_OPTIONS, LOG_OPTIONS, VERBOSITY_OPTIONS)
 
-    return decorate
+
+def run_flags() -> list[Flag]:
+    """Those that a configuration file can set: all of `loden run`'s but the file itself."""
+    command = click.command()(with_options(*RUN_OPTIONS)(lambda: None))
+    return [flag for flag in command.params if isinstance(flag, Flag) and not flag.is_eager]
+
+
+def log_level(values: dict[str, Any]) -> str:
+    """One of forwarder.logs.LEVELS."""
+    return "debug" if values["v"] > 0 else str(values["log_level"])
+
+
+class NodeCommand(FlagCommand):
+    """A command that takes its flags as flanneld does, too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, as_flanneld_writes(args, self))
+
+    def check_together(self, ctx: click.Context) -> None:
+        if "etcd_endpoints" not in ctx.params:
+            return
+        try:
+            etcd_config(dict(ctx.params))
+        except EtcdConfigError as error:
+            flags = {flag.name: flag for flag in self.params if isinstance(flag, Flag)}
+            for one in (error, *error.others):
+                name = "etcd_endpoints" if one.field == "endpoint" else f"etcd_{one.field}"
+                note_problem(ctx, f"{source_of(ctx, flags[name])}: {one}")
 
 
 def etcd_config(values: dict[str, Any]) -> EtcdConfig:

@@ -23,12 +23,7 @@ from control.etcd import EtcdClient
 from control.etcd_config import EtcdConfigError
 from control.etcd_types import Entry, EtcdError
 from control.exits import EXIT_USAGE, fail
-from control.flags import (
-    ETCD_OPTIONS,
-    etcd_config,
-    run_dir_option,
-    with_options,
-)
+from control.flags import CONFIG_OPTIONS, ETCD_OPTIONS, etcd_config, run_dir_option
 from control.lease import (
     ROUTES,
     SUBNETS,
@@ -45,6 +40,7 @@ from control.lease import (
 from control.network_config import LARGEST_VNI, NetworkConfig
 from control.status import STATUS_TIMEOUT_S
 from forwarder.fib.routes import IPAddress
+from forwarder.flags import with_options
 from forwarder.rpc import RpcClient, RpcError
 
 SHOWN_NODES = 10
@@ -186,7 +182,7 @@ def address(ctx: click.Context, parameter: click.Parameter, text: str | None) ->
     help="Its network identifier.  [default: the network config's]",
 )
 @click.option("--replace", is_flag=True, help="Where the prefix leads elsewhere now: move it.")
-@with_options(ETCD_OPTIONS)
+@with_options(CONFIG_OPTIONS, ETCD_OPTIONS)
 def add_command(
     prefix: IPNetwork,
     to: IPAddress | None,
@@ -235,7 +231,7 @@ def _write(client: EtcdClient, prefix: IPNetwork, attrs: LeaseAttrs, replace: bo
 
 @route_command.command("del")
 @click.argument("prefix", callback=network)
-@with_options(ETCD_OPTIONS)
+@with_options(CONFIG_OPTIONS, ETCD_OPTIONS)
 def del_command(prefix: IPNetwork, **values: Any) -> None:
     """Remove the route of PREFIX; its packets follow the next shorter prefix again."""
 
@@ -250,7 +246,7 @@ def del_command(prefix: IPNetwork, **values: Any) -> None:
 
 @route_command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-@with_options(ETCD_OPTIONS)
+@with_options(CONFIG_OPTIONS, ETCD_OPTIONS)
 def list_command(as_json: bool, **values: Any) -> None:
     """Show all such routes, and the subnet of the node each leads to."""
 

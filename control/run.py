@@ -18,12 +18,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from control.embedded_etcd import EmbeddedEtcd, EmbeddedEtcdError, die_with_parent
 from control.exits import EXIT_FINAL, EXIT_RESTART, EXIT_USAGE
+from control.systemd import Notifier, environment_of_others, environment_of_speaker
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Child:
 
     name: str
     argv: Sequence[str]
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     delay_s: float = 0.0
@@ -59,6 +61,7 @@ class Child:
         self.started_at = time.monotonic()
         self.process = subprocess.Popen(
             self.argv,
+            env=self.environ,
             pass_fds=(lock_fd,),
             # A session of its own: a terminal's Ctrl-C reaches us alone, and we end it in order.
             start_new_session=True,
@@ -119,14 +122,15 @@ class Run:
             signal.signal(number, self._on_stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._children = [
-            Child("forwarder", self.forwarder_argv),
-            Child("control", self.control_argv),
+            Child("forwarder", self.forwarder_argv, environment_of_others(os.environ)),
+            Child("control", self.control_argv, environment_of_speaker(os.environ)),
         ]
         try:
             if self.etcd is not None:
                 self.etcd.start()
             return self._keep_running(signals, lock_fd)
         finally:
+            Notifier().stopping()
             for child in reversed(self._children):  # control first: it cleans up the host
                 child.stop()
             if self.etcd is not None:
@@ -204,5 +208,5 @@ def forwarder_command(arguments: Sequence[str]) -> list[str]:
 
 
 def control_command(arguments: Sequence[str]) -> list[str]:
-    """`loden control`."""
-    return [sys.executable, "-m", "control", "control", *arguments]
+    """`loden control`, with what we have read of the configuration file, not what it says later."""
+    return [sys.executable, "-m", "control", "control", "--config", os.devnull, *arguments]

@@ -5,6 +5,9 @@
     WATCHDOG_PID     of whom it is expected; not set: of whoever reads this
 
 A datagram of assignments, one on a line: READY=1, STATUS=..., WATCHDOG=1, STOPPING=1.
+
+The service's main process is `loden run`; control knows when packets can flow and sends READY and
+the signs of life (NotifyAccess=all), run sends STOPPING.
 """
 
 from __future__ import annotations
@@ -20,12 +23,27 @@ SEND_TIMEOUT_S = 1.0
 """systemd reads at once, unless it is stuck itself; nobody's packets shall wait for that."""
 
 
+MAIN_PROCESS_ONLY = "WATCHDOG_PID"
+VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", MAIN_PROCESS_ONLY)
+
+
+def environment_of_speaker(environ: Mapping[str, str]) -> dict[str, str]:
+    """For a child that speaks for the service: the signs of life are expected of it."""
+    return {name: value for name, value in environ.items() if name != MAIN_PROCESS_ONLY}
+
+
+def environment_of_others(environ: Mapping[str, str]) -> dict[str, str]:
+    """For a child that must not: etcd would say READY when etcd is."""
+    return {name: value for name, value in environ.items() if name not in VARIABLES}
+
+
 class Notifier:
     """Tells the service's state. Nothing here raises: without systemd all goes on the same."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._address = _socket_address(environ.get("NOTIFY_SOCKET", ""))
         self._failure: str | None = None
+        self._told: tuple[str, ...] = ()
         self.watchdog_timeout_s = _watchdog_timeout_s(environ)
         """systemd restarts the service after this long without `watchdog`; None: never."""
 
@@ -41,11 +59,11 @@ class Notifier:
 
     def ready(self, status: str | None = None) -> None:
         """Packets can flow: units ordered after this one may start."""
-        self._send("READY=1", *_status(status))
+        self._send_once("READY=1", *_status(status))
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
-        self._send(*_status(text))
+        self._send_once(*_status(text))
 
     def stopping(self, status: str | None = None) -> None:
         self._send("STOPPING=1", *_status(status))
@@ -54,6 +72,12 @@ class Notifier:
         """A sign of life; nothing if none is expected of this process."""
         if self.watchdog_timeout_s:
             self._send("WATCHDOG=1")
+
+    def _send_once(self, *assignments: str) -> None:
+        """Not again what was the last word already: these are called whenever they may be true."""
+        if assignments != self._told:
+            self._send(*assignments)
+        self._told = assignments
 
     def _send(self, *assignments: str) -> None:
         if self._address is None:

@@ -49,7 +49,12 @@ class Flag(click.Option):
 
 
 def note_problem(ctx: click.Context, problem: str) -> None:
-    """Has the command refuse to start, with this sentence among those that say why."""
+    """Has the command refuse to start, with this sentence among those that say why.
+
+    Raises click.UsageError in a command that does not gather them.
+    """
+    if not isinstance(ctx.command, FlagCommand):
+        raise click.UsageError(problem, ctx)
     ctx.meta.setdefault(PROBLEMS, []).append(problem)
 
 

@@ -55,7 +55,9 @@ def is_journal() -> bool:
 
 def last_word(message: str) -> str:
     """What a command says as it fails, marked as an error where the journal reads it."""
-    return (_prefix(logging.ERROR) if is_journal() else "") + " | ".join(message.splitlines())
+    if not is_journal():
+        return message
+    return _prefix(logging.ERROR) + " | ".join(message.splitlines())
 
 
 def where(traceback: TracebackType | None) -> str:

@@ -8,7 +8,6 @@ queued for it.  One thread, one selector; its own work is rare (requests, dead w
 
 import gc
 import logging
-import mmap
 import os
 import selectors
 import signal
@@ -20,9 +19,6 @@ from ipaddress import ip_address
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
-import pytun
-
 from forwarder import (
     api,
     capabilities,
@@ -32,24 +28,19 @@ from forwarder import (
     selftest,
     shm,
     stats,
-    tun,
-    tunnel_gso,
-    udp,
     worker,
 )
 from forwarder.api import ForwarderError
-from forwarder.arrays import Longs
 from forwarder.capture_ring import memory_bytes, ring_of
-from forwarder.config import ForwarderOptions, TunnelConfig, tap_name
+from forwarder.config import ForwarderOptions, TunnelConfig
 from forwarder.counters import IDLE, Counters, Total, rows_bytes
 from forwarder.crew import Crew, Duty
-from forwarder.dscp import parse_dscp
+from forwarder.endpoint import Endpoint
 from forwarder.fib.layout import Capacity, FibView
 from forwarder.fib.listing import list_routes
-from forwarder.fib.routes import IPAddress, NextHop, Prefix, next_hop_from_wire, next_hop_to_wire
+from forwarder.fib.routes import NextHop, Prefix, next_hop_from_wire, next_hop_to_wire
 from forwarder.fib.writer import FibFull
 from forwarder.held_fib import HeldFib
-from forwarder.offloads import NOT_TRIED, ON, REFUSED, Offloads
 from forwarder.path_mtu import REFRESH_S
 from forwarder.rpc import Reply
 from forwarder.tunnel import Tunnel
@@ -63,12 +54,10 @@ class Supervisor:
     def __init__(self, options: ForwarderOptions) -> None:
         """Raises ConfigError for a user that is not there."""
         self.options = options
-        self.config: TunnelConfig | None = None
         count = len(options.cpus)
         self._limits = sandbox.prepare(options.user, options.seccomp)
         self._crew = Crew(options.cpus, self._limits, options.busy_poll_us * 1000)
-        self._device: tun.Device | None = None
-        self._sockets: list[udp.WorkerSockets] = []
+        self._endpoint = Endpoint(options)
         self._fib: HeldFib | None = None
         self._pending: HeldFib | None = None
         self._rows_fd = shm.create("loden-counters", rows_bytes(count))
@@ -78,12 +67,6 @@ class Supervisor:
         self._capture = shm.map_writable(self._capture_fd)
         # No worker holds an index yet: whoever fills the first FIB has none to wait for.
         Counters(self._rows, None, count).rows[:, Total.GENERATION_SEEN] = IDLE
-        # Shared by the workers: the first one to meet a refusal switches an offload off for all.
-        switches: Longs = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.int64)
-        self._udp_gso, self._tunnel_gso = switches[:1], switches[1:3]
-        self._udp_gso[0] = options.udp_gso
-        self._offloads = Offloads(options)
-        self._tap: list[pytun.TunTapDevice] | None = None
         self._stopping = False
         self._refresh_at = 0.0
         self._started_at = time.monotonic()
@@ -107,6 +90,11 @@ class Supervisor:
             "capture": self.share_capture,
         }
 
+    @property
+    def config(self) -> TunnelConfig | None:
+        """What was asked for last and is open now."""
+        return self._endpoint.config
+
     # ---- the life of the process ----------------------------------------------------------------
 
     def run(self) -> None:
@@ -120,8 +108,7 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # wakes the selector
         try:
             started = time.monotonic()
-            self._offloads.heed(selftest.run())
-            self._udp_gso[0] &= self._offloads["udp_gso"]
+            self._endpoint.heed(selftest.run())
             worker.compile_kernels()
             gc.collect()
             gc.freeze()  # the workers share this memory: the collector shall not touch it
@@ -132,12 +119,7 @@ class Supervisor:
             self._crew.stop()
             listener.close()
             api.socket_path(self.options.run_dir).unlink(missing_ok=True)
-            for group in self._sockets:
-                group.close()
-            if self._device is not None:
-                self._device.close()
-            if self._tap is not None:
-                tunnel_gso.close(self._tap)
+            self._endpoint.close()
             signal.set_wakeup_fd(-1)
 
     def _on_stop(self, *_: object) -> None:
@@ -183,7 +165,7 @@ class Supervisor:
         if self._fib is None or self.config is None or time.monotonic() < self._refresh_at:
             return
         self._refresh_at = time.monotonic() + REFRESH_S
-        self._offload_states()
+        self._endpoint.offload_states()
         config = self.config
         changed = self._fib.path_mtus.refresh(config.addresses, config.mtu_bytes)
         if changed:
@@ -209,85 +191,15 @@ class Supervisor:
         if new != self.config:
             self._crew.stop()
             try:
-                self._open(new)
-                self.config = new
+                self._endpoint.open(new)
             finally:
                 if self._fib is not None and self.config is not None:
                     self._start_crew()
-        tap = tap_name(new.device) if self._tap else None
-        return {"offloads": self._offload_states(), "tap": tap}, []
+        return {"offloads": self._endpoint.offload_states(), "tap": self._endpoint.tap_name}, []
 
     def try_tunnel_gso(self, interface: str, probe: str, why_not: str) -> Reply:
         """Switches the tunnel-GSO path on if a probe leaves by `interface`, off with a reason."""
-        if self._tap is not None and self.config is not None:
-            self._offloads.say("tunnel_gso", why_not or self._probe(interface, ip_address(probe)))
-            if why_not:
-                self._tunnel_gso[:] = 0
-        return {"state": self._offload_states()["tunnel_gso"]}, []
-
-    def _probe(self, interface: str, destination: IPAddress) -> str:
-        """Tries the tunnel-GSO path towards a VTEP; the state it is in then."""
-        assert self._tap is not None
-        assert self.config is not None
-        templates = tunnel_gso.make_templates(self._tap[0].hwaddr, self.config.addresses)
-        passes = tunnel_gso.probe(self._tap[0], templates, interface, destination)
-        self._tunnel_gso[int(destination.version == 6)] = passes
-        return ON if self._tunnel_gso.any() else f"a probe did not leave by {interface}"
-
-    def _open(self, new: TunnelConfig) -> None:
-        """Opens device and sockets for `new`.  What cannot be opened leaves the old ones open."""
-        old = self.config
-        device, sockets = self._device, self._sockets
-        if device is None or device.name != new.device:
-            device = self._open_device(new.device)
-        if old is None or _socket_fields(new) != _socket_fields(old):
-            try:
-                sockets = self._open_sockets(new)
-            except BaseException:
-                if device is not self._device:
-                    device.close()
-                raise
-            for group in self._sockets:
-                group.close()
-        if device is not self._device:
-            if self._device is not None:
-                self._device.close()
-            self._open_tap(tap_name(new.device))
-        self._device, self._sockets = device, sockets
-
-    def _open_tap(self, name: str) -> None:
-        """The second device, of the tunnel-GSO path; without it that path stays off."""
-        if not self.options.tunnel_gso:
-            return
-        if self._tap is not None:
-            tunnel_gso.close(self._tap)
-        self._tunnel_gso[:] = 0
-        self._tap = tunnel_gso.open_tap(name, len(self._crew.members))
-        refused = f"{REFUSED} (6.17 is the first that can)"
-        self._offloads.say("tunnel_gso", NOT_TRIED if self._tap else refused)
-
-    def _open_device(self, name: str) -> tun.Device:
-        workers = len(self._crew.members)
-        try:
-            wanted = self._offloads["tun_tso"], self._offloads["tun_uso"]
-            device = tun.open_device(name, workers, *wanted)
-        except tun.DeviceError as error:
-            raise ForwarderError(str(error)) from error
-        if not device.tso:
-            self._offloads.refuse("tun_tso")
-        if not device.uso:
-            self._offloads.refuse("tun_uso")
-        return device
-
-    def _open_sockets(self, new: TunnelConfig) -> list[udp.WorkerSockets]:
-        cpus = self.options.cpus
-        steer_by = cpus if self.options.steer_by_cpu else ()
-        try:
-            return udp.open_sockets(
-                new.addresses, new.port, new.lanes, len(cpus), self._offloads["udp_gro"], steer_by
-            )
-        except udp.SocketError as error:
-            raise ForwarderError(str(error)) from error
+        return {"state": self._endpoint.try_tunnel_gso(interface, probe, why_not)}, []
 
     def new_fib(self, capacity: dict[str, int]) -> Reply:
         """Makes an empty FIB for the caller to fill."""
@@ -371,34 +283,26 @@ class Supervisor:
     def stats(self) -> Reply:
         """The state of workers, sockets, device and offloads; the rows of counters to read."""
         rows = Counters(self._rows, None, len(self._crew.members)).rows
-        now = time.monotonic()
+        device, now = self._endpoint.device, time.monotonic()
         workers = [
             {
                 **state,
                 **stats.process_usage(state["pid"]),
                 "receive_drops": stats.receive_drops(group.receivers if group else ()),
             }
-            for state, group in zip_longest(self._crew.describe(rows), self._sockets)
+            for state, group in zip_longest(self._crew.describe(rows), self._endpoint.sockets)
         ]
         return {
             **self.hello()[0],
             **stats.process_usage(os.getpid()),
             "up_s": now - self._started_at,
             "control_gone_s": None if self._controller else now - self._controller_gone_at,
-            "offloads": self._offload_states(),
+            "offloads": self._endpoint.offload_states(),
             "seccomp": self._limits.filter_state,
             "path_mtus": self._fib.path_mtus.limits(api.ROUTES_PER_MESSAGE) if self._fib else {},
-            "device_drops": stats.device_drops(self._device.name) if self._device else 0,
+            "device_drops": stats.device_drops(device.name) if device else 0,
             "per_worker": workers,
         }, [self._readonly_rows_fd]
-
-    def _offload_states(self) -> dict[str, str]:
-        """Each offload with "on", or why it is not."""
-        if not self._udp_gso[0]:  # a worker has met a refusal
-            self._offloads.refuse("udp_gso")
-        if not self._tunnel_gso.any():
-            self._offloads.refuse("tunnel_gso")
-        return self._offloads.states()
 
     def share_capture(self) -> Reply:
         """The memory that workers copy packets to when asked; see capture_reader.py."""
@@ -413,37 +317,7 @@ class Supervisor:
         rings = [ring_of(self._capture, index) for index in range(len(tunnels))]
         self._crew.start(Duty(tunnels, self._fib.memory.view, self._fib.counters, rings))
 
-    def _tunnel(self, index: int) -> Tunnel:
-        assert self.config is not None
+    def _tunnel(self, worker: int) -> Tunnel:
         assert self._fib is not None
-        assert self._device is not None
-        group = self._sockets[index]
-        lanes = [*group.lanes[0], *group.lanes[1]]
-        tap_mac = self._tap[0].hwaddr if self._tap else bytes(6)
-        return Tunnel(
-            tun_fd=self._device.queues[index].fileno(),
-            receivers=_descriptors(group.receivers),
-            sockets=_descriptors(lanes),
-            wake_fd=self._crew.members[index].wake_fd,
-            vni=self.config.vni,
-            mac=np.frombuffer(bytearray(self.config.mac), np.uint8),
-            mtu_bytes=self.config.mtu_bytes,
-            dscp=parse_dscp(self.options.dscp),
-            path_mtu=self._fib.path_mtus.column,
-            coalesce_tcp=self._offloads["coalesce_tcp"],
-            coalesce_udp=self._offloads["coalesce_udp"],
-            udp_gso=self._udp_gso,
-            tap_fd=self._tap[index].fileno() if self._tap else -1,
-            templates=tunnel_gso.make_templates(tap_mac, self.config.addresses),
-            lane_ports=np.array([s.getsockname()[1] if s else 0 for s in lanes], np.int64),
-            tunnel_gso=self._tunnel_gso,
-        )
-
-
-def _socket_fields(config: TunnelConfig) -> tuple[object, ...]:
-    """What the sockets are made from: a change of anything else leaves them open."""
-    return config.addresses, config.port, config.lanes
-
-
-def _descriptors(sockets: list[socket.socket | None]) -> Any:
-    return np.array([-1 if s is None else s.fileno() for s in sockets], np.int64)
+        wake_fd = self._crew.members[worker].wake_fd
+        return self._endpoint.tunnel_of(worker, wake_fd, self._fib.path_mtus.column)

@@ -34,7 +34,8 @@ ROUTES_S = 15.0
 POLL_S = 0.05
 LOG_TAIL_LINES = 15
 
-LODEN = (sys.executable, "-m", "control")
+LODEN = ("env", f"FLANNELD_CONFIG={os.devnull}", sys.executable, "-m", "control")
+"""Not as this machine itself may be configured to run it."""
 PACKAGES_DIR = Path(__file__).parents[1]
 """Where the packages are, installed or not; as working directory it makes `-m` find them."""
 

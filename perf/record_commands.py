@@ -1,12 +1,15 @@
-"""The commands over results that were kept: `python -m perf report`."""
+"""The commands over results that were kept: `python -m perf report`, `compare`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from perf import record
+from perf.compare import ALARMS, THRESHOLD, compare, differences_between
+from perf.compare import to_markdown as to_comparison
 from perf.page import to_html
 from perf.record import NoRecord, Run
 from perf.report import to_markdown
@@ -31,11 +34,15 @@ def write_reports(run: Run, folder: Path) -> list[Path]:
     return [folder / REPORT_FILE, folder / PAGE_FILE]
 
 
+class CannotCompare(click.ClickException):
+    exit_code = 2
+
+
 def read_run(path: Path) -> Run:
     try:
         return record.read(path)
     except NoRecord as error:
-        raise click.ClickException(str(error)) from error
+        raise CannotCompare(str(error)) from error
 
 
 @click.command("report")
@@ -46,4 +53,37 @@ def report(results: Path) -> None:
         click.echo(f"written: {path}")
 
 
-COMMANDS = (report,)
+@click.command("compare")
+@click.argument("old", metavar="OLD.json", type=results_file)
+@click.argument("new", metavar="NEW.json", type=results_file)
+@click.option(
+    "--threshold",
+    metavar="PERCENT",
+    type=click.FloatRange(min=0),
+    default=100 * THRESHOLD,
+    show_default=True,
+    help="Smaller changes are none.",
+)
+@click.option("--all", "all_rows", is_flag=True, help="Show what is unchanged, too.")
+@click.option("--force", is_flag=True, help="Compare other machines and settings all the same.")
+def compare_command(old: Path, new: Path, threshold: float, all_rows: bool, force: bool) -> None:
+    """Say what of loden got worse from OLD.json to NEW.json beyond the noise, in Markdown.
+
+    The exit status is 0 if nothing did, 1 if something did or could no longer be measured, and 2
+    if the two cannot be compared.
+    """
+    before, after = read_run(old), read_run(new)
+    differences = differences_between(before, after)
+    if differences and not force:
+        told = "\n".join(f"  {line}" for line in differences)
+        raise CannotCompare(
+            f"these runs are of different machines or settings (--force compares them):\n{told}"
+        )
+    comparison = compare(before, after, threshold / 100, differences)
+    if not comparison.rows:
+        raise CannotCompare("the two runs have no figure of loden in common")
+    click.echo(to_comparison(comparison, all_rows), nl=False)
+    sys.exit(1 if comparison.having(*ALARMS) else 0)
+
+
+COMMANDS = (report, compare_command)

@@ -32,10 +32,13 @@ class Results:
 
     def __init__(self, outcomes: Iterable[Outcome]) -> None:
         self.outcomes = list(outcomes)
+        self._of: dict[tuple[str, str], list[Outcome]] = {}
+        for outcome in self.outcomes:
+            self._of.setdefault((outcome.measure, outcome.contender), []).append(outcome)
 
     def of(self, measure: str, contender: str) -> list[Outcome]:
         """In the order of the rounds."""
-        return [o for o in self.outcomes if (o.measure, o.contender) == (measure, contender)]
+        return self._of.get((measure, contender), [])
 
     def values(self, measure: str, contender: str) -> dict[int, float]:
         """By round, those that were measured."""

@@ -10,6 +10,7 @@ import click
 import pytest
 
 from control.cli import main
+from control.config_file import DEFAULT_FILE
 from control.metric_families import (
     BATCH_HELP,
     BATCH_LABELS,
@@ -61,7 +62,7 @@ def test_table_has_every_flag_of_run_and_no_other() -> None:
     rows = re.findall(r"^\| (`--.*?) \|", README, re.MULTILINE)
     listed = {flag for row in rows for flag in re.findall(r"--[\w-]+", row)}
     run = command_named("run")
-    wanted = {p.opts[0] for p in run.params if isinstance(p, click.Option)} - {"--verbose"}
+    wanted = {p.opts[0] for p in run.params if isinstance(p, click.Option)}
     assert listed == wanted
 
 
@@ -72,7 +73,8 @@ def test_table_gives_the_defaults_in_force() -> None:
     unset = ("none", "all usable CPUs")
     stated = {flag: words.get(text, text) for flag, text in rows if text not in unset}
     assert stated
-    assert stated == {flag: str(flags[flag].default) for flag in stated}
+    defaults = {flag: str(flags[flag].default) for flag in stated}
+    assert stated == defaults | {"--config": str(DEFAULT_FILE)}
 
 
 def test_table_has_every_metric_with_its_labels_and_its_meaning() -> None:

@@ -10,26 +10,25 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from control.cli import FlanneldStyle, control_command, main, run_command
+from control.cli import control_command, main, run_command
 from control.etcd_config import EtcdConfigError
 from control.flags import (
-    EMBEDDED_ETCD_OPTIONS,
-    ETCD_OPTIONS,
-    FORWARDER_OPTIONS,
-    NODE_OPTIONS,
+    RUN_OPTIONS,
+    NodeCommand,
     as_flanneld_writes,
     control_options,
+    log_level,
     to_arguments,
-    with_options,
 )
+from forwarder.flags import with_options
 
 
 def parse(*words: str, env: dict[str, str] | None = None) -> dict[str, Any]:
     """The values of `loden run WORDS`."""
     parsed: dict[str, Any] = {}
 
-    @click.command(cls=FlanneldStyle)
-    @with_options(ETCD_OPTIONS, NODE_OPTIONS, FORWARDER_OPTIONS, EMBEDDED_ETCD_OPTIONS)
+    @click.command(cls=NodeCommand)
+    @with_options(*RUN_OPTIONS)
     def command(**values: Any) -> None:
         parsed.update(values)
 
@@ -93,7 +92,7 @@ def test_every_flag_of_run_has_an_environment_form() -> None:
         for parameter in run_command.params
         if isinstance(parameter, click.Option) and not parameter.envvar
     ]
-    assert lacking == [["--verbose"]]
+    assert lacking == []
 
 
 @pytest.mark.parametrize(
@@ -150,9 +149,15 @@ def test_words_that_are_no_flags_stay_as_they_are() -> None:
     assert as_flanneld_writes(words, run_command) == words
 
 
+@pytest.mark.parametrize("words", [["--log-level", "debug"], ["-v=4"], ["--v", "1"], ["-v", "2"]])
+def test_verbosity_may_be_said_in_flannels_way(words: list[str]) -> None:
+    assert log_level(parse(*words)) == "debug"
+    assert log_level(parse("-v=0")) == "info"
+
+
 def test_prefix_that_cannot_be_is_refused() -> None:
     with pytest.raises(EtcdConfigError, match="prefix"):
-        control_options(parse("--etcd-prefix", "/"))
+        control_options({**parse(), "etcd_prefix": "/"})
 
 
 @pytest.mark.parametrize("text", ["64", "ef"])

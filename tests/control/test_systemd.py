@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from control.systemd import Notifier
+from control.systemd import Notifier, environment_of_others, environment_of_speaker
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -40,6 +40,17 @@ def test_each_state_is_told(systemd: socket.socket) -> None:
         b"STATUS=waiting for etcd",  # a second line would be an assignment of its own
         b"STOPPING=1",
     ]
+
+
+def test_what_was_the_last_word_is_not_said_again(systemd: socket.socket) -> None:
+    notifier = notifier_for(systemd)
+    for _ in range(3):
+        notifier.status("waiting for etcd")
+    notifier.ready("subnet")
+    notifier.ready("subnet")
+    notifier.stopping()
+    told = [systemd.recv(1024) for _ in range(3)]
+    assert told == [b"STATUS=waiting for etcd", b"READY=1\nSTATUS=subnet", b"STOPPING=1"]
 
 
 def test_the_watchdog_is_fed_at_half_its_time(systemd: socket.socket) -> None:
@@ -92,3 +103,14 @@ def test_a_systemd_that_went_away_is_mentioned_once(
 def test_an_address_of_another_kind_is_named(caplog: pytest.LogCaptureFixture) -> None:
     assert not Notifier({"NOTIFY_SOCKET": "vsock:2:1234"}).is_enabled
     assert "'vsock:2:1234'" in caplog.text
+
+
+def test_control_speaks_for_the_service_and_nobody_else_does(systemd: socket.socket) -> None:
+    """systemd expects the signs of life of the main process, which is not the one that knows."""
+    address = systemd.getsockname()
+    socket_name = address if isinstance(address, str) else "@" + address[1:].decode()
+    environ = {"NOTIFY_SOCKET": socket_name, "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}
+    others = environment_of_others({**environ, "PATH": "/bin"})
+    assert others == {"PATH": "/bin"}
+    Notifier(environment_of_speaker(environ)).watchdog()
+    assert systemd.recv(1024) == b"WATCHDOG=1"

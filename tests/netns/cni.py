@@ -30,9 +30,9 @@ class Runtime:
         self.host = host
         self._config = config
         self._directory = directory
-        self._results: dict[str, Any] = {}
+        self._added: dict[str, tuple[Any, Any]] = {}  # by pod: result, port mappings
 
-    def add(self, port_mappings: list[dict[str, Any]] | None = None) -> Pod:
+    def add(self, *port_mappings: dict[str, Any]) -> Pod:
         """A pod with the interface, addresses and routes that the plugins gave it."""
         pod = Pod(f"{self.host.name}-pod{len(self.host.pods)}", [])
         self.host.pods.append(pod)  # so that it goes with the host
@@ -42,14 +42,14 @@ class Runtime:
         for plugin in self._config["plugins"]:
             result = self._call("ADD", pod, plugin, result, port_mappings)
         assert result is not None
-        self._results[pod.name] = result
+        self._added[pod.name] = (result, port_mappings)
         pod.addresses += [ip_interface(one["address"]).ip for one in result["ips"]]
         return pod
 
     def delete(self, pod: Pod) -> None:
         """Takes the pod's interface and addresses back; its namespace stays."""
         for plugin in reversed(self._config["plugins"]):
-            self._call("DEL", pod, plugin, self._results[pod.name], [])
+            self._call("DEL", pod, plugin, *self._added[pod.name])
 
     def _call(
         self, command: str, pod: Pod, plugin: dict[str, Any], previous: Any, ports: Any
@@ -60,7 +60,7 @@ class Runtime:
         if previous is not None:
             config["prevResult"] = previous
         if plugin.get("capabilities", {}).get("portMappings"):
-            config["runtimeConfig"] = {"portMappings": ports or []}
+            config["runtimeConfig"] = {"portMappings": ports}
         environment = {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": pod.name,

@@ -62,10 +62,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             node.wait_ready()
         cluster.start(0, 1)
         ours, theirs = cluster.nodes
-        configs = (
-            conflist_of(ours, directory),
-            delegated_list(theirs.subnet_file.read_text(), "x"),
-        )
+        flannels = delegated_list(theirs.subnet_file.read_text(), "cbr0")
+        configs = (conflist_of(ours, directory), flannels)
         runtimes = [
             Runtime(node.host, config, directory / node.host.name)
             for node, config in zip(cluster.nodes, configs, strict=True)
@@ -121,7 +119,7 @@ def test_pods_on_one_host_have_addresses_of_their_own(site: Site) -> None:
 
 def test_host_port_leads_to_the_pod_until_it_is_deleted(site: Site) -> None:
     runtime = site.runtimes[0]
-    pod = runtime.add([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}])
+    pod = runtime.add({"hostPort": 8080, "containerPort": 80, "protocol": "tcp"})
     with pod.entered():
         server = socket.create_server((str(pod.address), 80))
     with server:
@@ -133,6 +131,5 @@ def test_host_port_leads_to_the_pod_until_it_is_deleted(site: Site) -> None:
             assert client.recv(100) == b"hello"
     runtime.delete(pod)
     assert "eth0" not in pod.run(["ip", "-br", "link"]).stdout
-    print(runtime.host.run(["iptables-save"]).stdout)
     assert "8080" not in runtime.host.run(["iptables-save"]).stdout
     wait_for(lambda: ping(site.pods[1], pod.address, count=1).received == 0, "it is gone")

@@ -9,7 +9,6 @@ from typing import Any
 from perf.measure import (
     QUICK,
     Curve,
-    Effort,
     Measure,
     Outcome,
     Point,
@@ -22,7 +21,7 @@ from perf.measure import (
 from perf.record import Run
 from perf.results import Results
 
-NAMES = ("ours", "theirs", "other")
+NAMES = ("loden", "kernel", "other")
 SLOPE = Curve("slope", "speed on slopes", "slope", "%")
 ABOUT: dict[str, Any] = {
     "begun": "2026-01-02T03:04:05+00:00",
@@ -43,7 +42,7 @@ ABOUT: dict[str, Any] = {
         "commit": "0123456789abcdef",
         "uncommitted_changes": True,
     },
-    "sites": {"road": {"theirs": {"offloads": {"gears": True, "wings": False}}}},
+    "sites": {"road": {"kernel": {"offloads": {"gears": True, "wings": False}}}},
 }
 
 
@@ -57,7 +56,7 @@ def speed(
     slopes: Sequence[float] = (),
     more_is_better: bool = True,
     unit: str = "m/s",
-    reference: str | None = "theirs",
+    reference: str | None = "kernel",
 ) -> Measure[Site]:
     return Measure(
         name=name,
@@ -94,14 +93,12 @@ def skipped(contender: str, why_not: str, measure: str = "speed") -> list[Outcom
     return [Outcome(measure, contender, 0, Status.SKIPPED, None, why_not)]
 
 
-def run_of(
-    outcomes: Sequence[Outcome], *measures: Measure[Site], effort: Effort = QUICK, **about: Any
-) -> Run:
+def run_of(outcomes: Sequence[Outcome], *measures: Measure[Site], **about: Any) -> Run:
     """All measures in one scene; without any: the one called speed."""
     scene = Scene[Site]("road", "a road", dict.fromkeys(NAMES, never), measures or (speed(),))
     return Run(
-        {**ABOUT, "effort": asdict(effort), **about},
+        {**ABOUT, **about},
         [scene],
         Results(outcomes),
-        {"ours": "one that we made", "theirs": "the usual one"},
+        {"loden": "one that we made", "kernel": "the usual one"},
     )

@@ -16,20 +16,20 @@ from tests.perf.runs import measured, run_of, speed
 
 def full_run() -> Run:
     measures = (
-        speed(Target("ours", 2.0, "theirs")),
+        speed(Target("loden", 2.0, "kernel")),
         speed(name="delay", more_is_better=False, unit="s"),
         speed(name="flat", slopes=(1,)),
         speed(name="steep", slopes=(100,)),
     )
     outcomes = [
-        *measured("ours", 4, 6, 5),
-        *measured("theirs", 2, 2, 2),
+        *measured("loden", 4, 6, 5),
+        *measured("kernel", 2, 2, 2),
         *measured("other", None, None, None),
-        *measured("ours", 3, 4, measure="delay", details={"p90": 7, "p99": 70}),
-        *measured("theirs", 5, 6, measure="delay"),
-        *measured("ours", 8, 9, measure="flat"),
-        *measured("ours", 3, 4, measure="steep"),
-        *measured("theirs", None, measure="steep"),
+        *measured("loden", 3, 4, measure="delay", details={"p90": 7, "p99": 70}),
+        *measured("kernel", 5, 6, measure="delay"),
+        *measured("loden", 8, 9, measure="flat"),
+        *measured("loden", 3, 4, measure="steep"),
+        *measured("kernel", None, measure="steep"),
     ]
     return run_of(outcomes, *measures)
 
@@ -77,7 +77,7 @@ def test_plots_have_their_texts_as_texts() -> None:
 
 
 def test_names_from_elsewhere_are_not_markup() -> None:
-    run = run_of(measured("ours", 1) + measured("theirs", None), speed(name="<b>x</b>"))
+    run = run_of(measured("loden", 1) + measured("kernel", None), speed(name="<b>x</b>"))
     assert "<b>" not in to_html(run)
 
 

@@ -14,15 +14,15 @@ from perf.report import to_markdown
 from perf.results import curves_of
 from tests.perf.runs import SLOPE, measured, run_of, skipped, speed
 
-TARGET = Target("ours", 2.0, "theirs")
+TARGET = Target("loden", 2.0, "kernel")
 
 
 def full_run() -> Run:
     outcomes = [
-        *measured("ours", 4, None),
-        *measured("theirs", 2, 2),
+        *measured("loden", 4, None),
+        *measured("kernel", 2, 2),
         *skipped("other", "not here"),
-        *measured("ours", 3, 3, measure="steep"),
+        *measured("loden", 3, 3, measure="steep"),
     ]
     return run_of(outcomes, speed(TARGET, slopes=(0,)), speed(name="steep", slopes=(20,)))
 
@@ -33,7 +33,7 @@ def test_json_has_every_reading_and_the_reasons_for_the_missing() -> None:
     assert written["machine"]["cpus"] == 2
     assert written["effort"]["tcp_s"] == 1
     assert written["measures"]["speed"]["targets"] == [
-        {"contender": "ours", "limit": 2.0, "than": "theirs", "of": None, "met": True}
+        {"contender": "loden", "limit": 2.0, "than": "kernel", "of": None, "met": True}
     ]
     assert written["measures"]["steep"]["points"] == [{"curve": "slope", "x": 20}]
     first, second, *_ = written["outcomes"]

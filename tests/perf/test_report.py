@@ -8,7 +8,7 @@ from perf.measure import Outcome, Target
 from perf.report import to_markdown
 from tests.perf.runs import measured, run_of, skipped, speed
 
-TARGETS = (Target("ours", 2.0, "theirs"), Target("other", 3.0, "theirs"))
+TARGETS = (Target("loden", 2.0, "kernel"), Target("other", 3.0, "kernel"))
 
 
 def report_of(outcomes: list[Outcome], **about: Any) -> str:
@@ -25,41 +25,41 @@ def cells_of(report: str, contender: str) -> list[str]:
 
 
 def test_row_has_median_spread_ratio_and_verdict() -> None:
-    report = report_of(outcomes("ours", 4, 6, 5) + outcomes("theirs", 2, 2, 2))
+    report = report_of(outcomes("loden", 4, 6, 5) + outcomes("kernel", 2, 2, 2))
 
-    assert cells_of(report, "ours") == [
+    assert cells_of(report, "loden") == [
         "speed (m/s)",
-        "ours",
+        "loden",
         "5",
         "4–6",
-        "2.50 × theirs (2.00–3.00)",
-        "≥ 2 × theirs: met",
+        "2.50 × kernel (2.00–3.00)",
+        "≥ 2 × kernel: met",
         "loss 0.050%",
     ]
-    assert cells_of(report, "theirs")[:5] == ["", "theirs", "2", "2–2", ""]
+    assert cells_of(report, "kernel")[:5] == ["", "kernel", "2", "2–2", ""]
 
 
 def test_missed_target_stands_out() -> None:
-    report = report_of(outcomes("ours", 3) + outcomes("theirs", 2))
-    assert cells_of(report, "ours")[3:6] == [
+    report = report_of(outcomes("loden", 3) + outcomes("kernel", 2))
+    assert cells_of(report, "loden")[3:6] == [
         "one round",
-        "1.50 × theirs (one round)",
-        "≥ 2 × theirs: **missed**",
+        "1.50 × kernel (one round)",
+        "≥ 2 × kernel: **missed**",
     ]
 
 
 def test_failure_has_a_reason_and_no_figure() -> None:
     failed = measured("other", None, None)
-    lines = report_of(failed + skipped("ours", "not | here")).replace("\\|", "/")
+    lines = report_of(failed + skipped("loden", "not | here")).replace("\\|", "/")
 
     assert cells_of(lines, "other")[2:] == [
         "",
         "",
         "",
-        "≥ 3 × theirs: **no figure**",
+        "≥ 3 × kernel: **no figure**",
         "**failed × 2**: it burns",
     ]
-    assert cells_of(lines, "ours")[6] == "**skipped × 1**: not / here"
+    assert cells_of(lines, "loden")[6] == "**skipped × 1**: not / here"
 
 
 def test_long_reason_is_shortened() -> None:
@@ -79,21 +79,21 @@ def test_machine_and_conditions_are_told() -> None:
 
 def test_curve_has_a_row_per_contender_and_a_column_per_point() -> None:
     outcomes = [
-        *measured("ours", 5, 6, 7, measure="steep"),
-        *measured("ours", 9, 9, 9, measure="flat"),
-        *measured("theirs", None, measure="steep"),
-        *measured("theirs", 8, measure="flat"),
+        *measured("loden", 5, 6, 7, measure="steep"),
+        *measured("loden", 9, 9, 9, measure="flat"),
+        *measured("kernel", None, measure="steep"),
+        *measured("kernel", 8, measure="flat"),
     ]
     measures = (speed(name="steep", slopes=(1000,)), speed(name="flat", slopes=(0.5,)))
     report = to_markdown(run_of(outcomes, *measures))
 
     assert "## Speed on slopes\n" in report
-    heading, _, ours, theirs = (line for line in report.splitlines() if line.startswith("| "))
+    heading, _, loden, kernel = (line for line in report.splitlines() if line.startswith("| "))
     assert [cell.strip() for cell in heading.split("|")[1:-1]] == [
         "m/s; slope (%) →",
         "0.5",
         "1,000",
     ]
-    assert [cell.strip() for cell in ours.split("|")[1:-1]] == ["ours", "9 (9–9)", "6 (5–7)"]
-    assert [cell.strip() for cell in theirs.split("|")[1:-1]] == ["theirs", "8", "**failed**"]
-    assert "- slope, theirs: **failed**: it burns\n" in report
+    assert [cell.strip() for cell in loden.split("|")[1:-1]] == ["loden", "9 (9–9)", "6 (5–7)"]
+    assert [cell.strip() for cell in kernel.split("|")[1:-1]] == ["kernel", "8", "**failed**"]
+    assert "- slope, kernel: **failed**: it burns\n" in report
