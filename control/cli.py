@@ -38,6 +38,7 @@ from forwarder.flags import HELP, with_options
 
 LAZY_COMMANDS = {
     "config": "control.config_commands:config_command",
+    "capture": "control.capture:capture_command",
     "forwarder": "forwarder.__main__:command",
     "cni-conf": "control.cni:cni_conf_command",
     "demo": "perf.demo:command",
