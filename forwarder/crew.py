@@ -22,6 +22,10 @@ STOP_WAIT_S = 0.5
 RESPAWN_MIN_S, RESPAWN_MAX_S = 0.02, 5.0
 SETTLED_S = 10.0
 """A worker that lived this long before it died is replaced without delay again."""
+LOOK_S = 1.0
+LOOKS_IN_VAIN = 6
+"""A worker that has done nothing between so many looks hangs: an idle one renews its heartbeat
+once a second.  Looks are counted, not seconds: after a pause of the whole machine nobody hangs."""
 
 
 @dataclass
@@ -38,6 +42,10 @@ class Member:
     backoff_s: float = RESPAWN_MIN_S
     respawn_at: float | None = None
     deaths: int = 0
+    hangs: int = 0
+    """Of these deaths, those we caused because it had stopped moving."""
+    progress: int = 0
+    looks_in_vain: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class Crew:
         self._limits = limits
         self._busy_poll_ns = busy_poll_ns
         self._duty: Duty | None = None
+        self._look_at = 0.0
 
     def start(self, duty: Duty) -> None:
         """Starts every worker on `duty`; those that ran before must have been stopped."""
@@ -74,6 +83,7 @@ class Crew:
         counters.row[Total.GENERATION_SEEN] = IDLE
         counters.row[Total.HEARTBEAT_NS] = time.monotonic_ns()
         member.started_at, member.respawn_at = time.monotonic(), None
+        member.looks_in_vain = 0
         member.pid = os.fork()
         if member.pid == 0:
             ring = duty.rings[member.index]
@@ -110,8 +120,14 @@ class Crew:
         for member in self.members:
             member.pid, member.respawn_at = 0, None
 
-    def replace_dead(self) -> None:
-        """Notices workers that died and starts others, at once or after a growing delay."""
+    def look_after(self) -> None:
+        """Ends workers that hang, and starts others for those that died.
+
+        At once, or after a growing delay.  To be called now and then, and when a child has died.
+        """
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_S
+            self._end_hung()
         for member in self.members:
             if member.pid:
                 pid, status = os.waitpid(member.pid, os.WNOHANG)
@@ -119,6 +135,21 @@ class Crew:
                     self._note_death(member, status)
             if member.respawn_at is not None and member.respawn_at <= time.monotonic():
                 self._spawn(member)
+
+    def _end_hung(self) -> None:
+        """SIGKILL ends a stopped process, too.  Its queue and sockets wait for the next one."""
+        for member in self.members:
+            if not member.pid or self._duty is None:
+                continue
+            row = self._duty.counters.rows[member.index]
+            progress = int(row[Total.TURNS]) + int(row[Total.HEARTBEAT_NS])  # both only grow
+            is_still = progress == member.progress
+            member.progress = progress
+            member.looks_in_vain = member.looks_in_vain + 1 if is_still else 0
+            if member.looks_in_vain == LOOKS_IN_VAIN:
+                log.error("worker %d (pid %d) hangs: killed", member.index, member.pid)
+                member.hangs += 1
+                os.kill(member.pid, signal.SIGKILL)
 
     def _note_death(self, member: Member, status: int) -> None:
         now = time.monotonic()
@@ -134,10 +165,10 @@ class Crew:
             self._duty.counters.rows[member.index, Total.GENERATION_SEEN] = IDLE
 
     @property
-    def respawn_at(self) -> float | None:
-        """When `replace_dead` has something to do, by time.monotonic(); None: nothing is due."""
+    def due_at(self) -> float:
+        """When `look_after` has something to do, by time.monotonic()."""
         due = [member.respawn_at for member in self.members if member.respawn_at is not None]
-        return min(due) if due else None
+        return min([self._look_at, *due])
 
     def describe(self, rows: Any) -> list[dict[str, Any]]:
         """The state of each worker for `stats`; `rows` as in Counters."""
@@ -148,6 +179,7 @@ class Crew:
                 "pid": member.pid,
                 "alive": member.pid != 0,
                 "deaths": member.deaths,
+                "hangs": member.hangs,
                 "heartbeat_age_s": (now - int(rows[member.index, Total.HEARTBEAT_NS])) / 1e9,
                 "idle": int(rows[member.index, Total.GENERATION_SEEN]) == IDLE,
             }

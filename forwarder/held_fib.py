@@ -2,6 +2,7 @@
 
 import mmap
 import os
+from collections.abc import Callable
 
 from forwarder import shm
 from forwarder.counters import Counters, per_peer_bytes
@@ -27,13 +28,22 @@ class HeldFib:
         self.writer: FibWriter | None = None
         """Set when the forwarder writes the routes itself."""
 
-    def write_here(self, own_mac: bytes) -> FibWriter:
-        """Makes the forwarder the writer of this FIB.  `own_mac` as in FibWriter."""
+    def write_here(self, own_mac: bytes, look_after_workers: Callable[[], None]) -> FibWriter:
+        """Makes the forwarder the writer of this FIB.
+
+        `own_mac` as in FibWriter.  `look_after_workers` is called while it waits for them: in our
+        one thread nobody else could see that one of them hangs.
+        """
         counters = self.counters
+
+        def is_past(generation: int) -> bool:
+            look_after_workers()
+            return counters.all_past(generation)
+
         self.writer = FibWriter(
             FibMemory(shm.map_writable(self.fd), self.memory.capacity),
             own_mac,
-            counters.all_past,
+            is_past,
             shm.order_writes,
             counters.clear_peer,
         )

@@ -141,7 +141,7 @@ class Supervisor:
                 elif not self._serve_client(ready):
                     selector.unregister(ready)
                     ready.close()
-            self._crew.replace_dead()
+            self._crew.look_after()
             self._refresh_path_mtus()
         selector.close()
 
@@ -157,8 +157,7 @@ class Supervisor:
         """None: nothing is due until somebody asks for something."""
         if self._fib is None:
             return None
-        due = min(self._refresh_at, self._crew.respawn_at or self._refresh_at)
-        return max(0.0, due - time.monotonic())
+        return max(0.0, min(self._refresh_at, self._crew.due_at) - time.monotonic())
 
     def _refresh_path_mtus(self) -> None:
         """Has the workers know what fits the way to the peers they send to."""
@@ -235,7 +234,7 @@ class Supervisor:
             if self._pending is not None:
                 self._pending.close()
             self._pending = HeldFib(Capacity(), self._rows, len(self._crew.members))
-            self._pending.write_here(self.config.mac)
+            self._pending.write_here(self.config.mac, self._crew.look_after)
             self.activate()
         assert self._fib is not None
         writer = self._fib.writer
