@@ -18,6 +18,8 @@ from control.masquerade import Masquerade
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 60.0
+LOOKING_SHARE = 0.1
+"""Of the time, at most: where others have thousands of rules, a look takes half a second."""
 
 
 class Firewall:
@@ -37,7 +39,7 @@ class Firewall:
         self._table: Masquerade | None = None
         self._accepts = ForwardAccepts(device, self._networks)
         self._has_nft = True
-        self._due_at = 0.0
+        self._due_at = self._not_before = 0.0
 
     def follow(self, own_subnets: Iterable[IPNetwork]) -> None:
         """`own_subnets`: what of the networks is on this node."""
@@ -52,11 +54,11 @@ class Firewall:
             ip_masq=self._ip_masq,
             forward=self._forward,
         )
-        self.note_change()
+        self._due_at = 0.0
 
     def note_change(self) -> None:
-        """Somebody's rules have changed: the next `reconcile` looks at ours."""
-        self._due_at = 0.0
+        """Somebody's rules have changed: `reconcile` shall look at ours before long."""
+        self._due_at = min(self._due_at, self._not_before)
 
     def reconcile(self) -> list[str]:
         """Have our rules in place, and none that is not wanted (any more).
@@ -64,7 +66,8 @@ class Firewall:
         To be called often; it mostly has nothing to do. Returns what it did, in words. Raises
         FirewallError.
         """
-        if time.monotonic() < self._due_at:
+        began = time.monotonic()
+        if began < self._due_at:
             return []
         done = []
         if self._reconcile_table():
@@ -73,7 +76,9 @@ class Firewall:
             self._accepts.remove()
         elif self._accepts.reconcile():
             done.append("forwarding accepted among iptables' rules")
-        self._due_at = time.monotonic() + LOOK_AGAIN_S
+        ended = time.monotonic()
+        self._due_at = ended + LOOK_AGAIN_S
+        self._not_before = ended + (ended - began) / LOOKING_SHARE
         return done
 
     def _reconcile_table(self) -> bool:

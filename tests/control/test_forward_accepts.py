@@ -97,6 +97,23 @@ def test_dockers_drops_do_not_meet_the_clusters_packets(
 
 
 @pytest.mark.netns
+def test_dockers_drops_before_routing_do_not_meet_them_either(
+    site: Site, accepts: ForwardAccepts
+) -> None:
+    set_up(DOCKER_28)
+    iptables(f"-t raw -A PREROUTING -d {site.pod.address} ! -i docker0 -j DROP")
+    iptables("-t raw -I PREROUTING -p udp -j ACCEPT")
+    device = ForwardAccepts("eth0", NETWORKS)  # by which the packets come here
+    assert device.reconcile()
+    assert passes(site, 0)
+    assert not device.reconcile()
+    outside = site.outside.run(["ping", "-c1", "-W0.3", str(site.pod.address)], check=False)
+    assert outside.returncode != 0, "what Docker keeps out stays out"
+    device.remove()
+    assert "loden" not in run_command(["iptables-save"]).stdout
+
+
+@pytest.mark.netns
 def test_the_outside_reaches_pods_as_with_flannel(site: Site, accepts: ForwardAccepts) -> None:
     set_up(DOCKERS)
     accepts.reconcile()

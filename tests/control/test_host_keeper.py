@@ -16,6 +16,7 @@ from control.options import ControlOptions
 from control.rib import Kind, Route
 from perf.topology import Host, Topology
 from tests.control.nodes import CONFIG
+from tests.netns.nodes import wait_for
 
 pytestmark = pytest.mark.netns
 
@@ -128,8 +129,12 @@ def test_forwarding_is_accepted_with_and_without_masquerading(
     assert "masquerade" not in firewall(host)
     host.run(["nft", "flush", "ruleset"])
     keeper.note_firewall_change()
-    keeper.reconcile(1450)
-    assert "ip daddr 10.7.0.0/16 accept" in firewall(host)
+
+    def are_back() -> bool:
+        keeper.reconcile(1450)
+        return "ip daddr 10.7.0.0/16 accept" in firewall(host)
+
+    wait_for(are_back, "the rules are back")
     keeper.leave()
     assert firewall(host) == ""
 

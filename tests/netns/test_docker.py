@@ -140,13 +140,22 @@ def test_containers_meet_as_themselves_and_the_outside_sees_their_node(site: Sit
         assert seen == str(node.host.address)
 
 
+def test_containers_reach_each_other_through_the_drops_of_docker_28(site: Site) -> None:
+    host, container = site.nodes[0].host, site.containers[0]
+    drop = f"! -i {BRIDGE_DEVICE} -j DROP"
+    host.run(f"iptables -t raw -A PREROUTING -d {container.address} {drop}".split())
+    host.run(f"iptables -A DOCKER -o {BRIDGE_DEVICE} {drop}".split())
+    wait_for(lambda: site.containers[1].pings(container.address), "our rules come before")
+    host.run(["iptables", "-t", "raw", "-F"])
+
+
 def test_rules_that_somebody_flushed_are_back_at_once(site: Site) -> None:
     host = site.nodes[0].host
     before = host.run(["nft", "list", "table", "inet", "loden-loden0"]).stdout
     for command in ("iptables -F DOCKER-USER", "iptables -F FORWARD", "nft flush ruleset"):
         host.run(command.split())
         host.run(["iptables", "-P", "FORWARD", "DROP"])
-        wait_for(lambda: site.containers[1].pings(site.containers[0].address), command, 5.0)
+        wait_for(lambda: site.containers[1].pings(site.containers[0].address), command)
     wait_for(
         lambda: host.run(["nft", "list", "table", "inet", "loden-loden0"]).stdout == before,
         "our table is back",
