@@ -43,6 +43,7 @@ LAZY_COMMANDS = {
     "cni-conf": "control.cni:cni_conf_command",
     "demo": "perf.demo:command",
     "docker-opts": "control.docker:docker_opts_command",
+    "lookup": "control.lookup:lookup_command",
     "route": "control.route_commands:route_command",
     "routes": "control.routes_screen:routes_command",
     "status": "control.status_screen:status_command",

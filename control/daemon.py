@@ -17,11 +17,13 @@ import queue
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from ipaddress import ip_address
 
 from control import docker_service, node, own_lease, underlay
 from control.etcd import EtcdClient
 from control.etcd_types import Deletion, Event
 from control.exits import ControlError, RestartWanted
+from control.explanation import explain
 from control.external_interface import ExternalInterface, ExternalInterfaceError
 from control.forwarder_keeper import ForwarderKeeper
 from control.health import HealthServer
@@ -101,7 +103,11 @@ class Daemon:
         listener = rpc.listen(socket_path, "loden control")
         self._loop.serve(
             listener,
-            {"status": lambda: (describe(self), []), "confirm_loss": self._confirm_loss},
+            {
+                "status": lambda: (describe(self), []),
+                "explain": lambda address: (explain(self.rib, ip_address(address)), []),
+                "confirm_loss": self._confirm_loss,
+            },
         )
         changes = HostChanges()
         self._loop.watch(changes, lambda: self._note_host_change(changes))

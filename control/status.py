@@ -171,11 +171,14 @@ def gather(run_dir: Path, interval_s: float = 0.0, with_peers: bool = False) -> 
     return status
 
 
-def ask_control(run_dir: Path) -> dict[str, Any]:
-    """What `describe` says in the control process of a run dir.  Raises RpcError."""
+def ask_control(run_dir: Path, op: str = "status", **arguments: str) -> dict[str, Any]:
+    """One request to the control process of a run dir; "status": see `describe`.
+
+    Raises RpcError.
+    """
     client = RpcClient(run_dir / "control.sock", "loden control", STATUS_TIMEOUT_S)
     try:
-        reply, _ = client.call("status")
+        reply, _ = client.call(op, **arguments)
     finally:
         client.close()
     del reply["ok"]
