@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import struct
 import threading
@@ -108,6 +109,16 @@ def test_pace_is_never_exceeded_and_the_time_is_kept(agent: Agent, port: int) ->
 def test_most_is_the_end(agent: Agent, port: int) -> None:
     receive(agent, port)
     assert send(agent, port, rate_pps=0.0, seconds=60.0, most=100)["sent"] == 100
+
+
+def test_sender_spends_its_time_in_the_kernel(agent: Agent, port: int) -> None:
+    receive(agent, port)
+    before = resource.getrusage(resource.RUSAGE_THREAD)
+    send(agent, port, rate_pps=0.0, seconds=0.4, most=10_000_000)
+    after = resource.getrusage(resource.RUSAGE_THREAD)
+
+    own = after.ru_utime - before.ru_utime
+    assert own < 0.3 * (own + after.ru_stime - before.ru_stime)
 
 
 def test_each_flow_has_a_port_and_they_take_turns(agent: Agent, port: int) -> None:
