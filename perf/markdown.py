@@ -45,6 +45,10 @@ def times(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
 
 
+def ratio_range(ratio: Spread) -> str:
+    return f"{times(ratio.low)}–{times(ratio.high)}" if ratio.count > 1 else "one round"
+
+
 def in_capitals(title: str) -> str:
     """With a capital to begin with; the rest as it is."""
     return title[:1].upper() + title[1:]

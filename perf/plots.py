@@ -82,7 +82,7 @@ def drawn(width_in: float, height_in: float, draw: Callable[[Figure], None]) -> 
         fig = Figure((width_in, height_in), layout="constrained")
         draw(fig)
         written = io.StringIO()
-        fig.savefig(written, format="svg", transparent=True, metadata={"Date": None})
+        fig.savefig(written, format="svg", metadata={"Date": None})
     svg = written.getvalue().partition("<!DOCTYPE")[2].partition(">")[2].strip()
     return svg.replace(f"'{FONT}'", SIMILAR_FONTS) + "\n"
 
@@ -90,19 +90,24 @@ def drawn(width_in: float, height_in: float, draw: Callable[[Figure], None]) -> 
 # ---- bars ---------------------------------------------------------------------------------------
 
 
-def bars(run: Run, measures: Sequence[Measure[Any]]) -> str:
-    """A panel per measure, a bar per contender: the median, and a line from least to most."""
-    panels = [(measure, present(run.results, measure)) for measure in measures]
+def bars(run: Run, measures: Sequence[Measure[Any]], titles: Sequence[str] = ()) -> str:
+    """A panel per measure, a bar per contender: the median, and a line from least to most.
+
+    `titles`: other ones than the measures' own.
+    """
+    shown = titles or [measure.title for measure in measures]
+    panels = list(zip(measures, shown, strict=True))
     rows = [panels[at : at + COLUMNS] for at in range(0, len(panels), COLUMNS)]
-    most = [max(len(contenders) for _, contenders in row) for row in rows]
+    most = [max(len(present(run.results, measure)) for measure, _ in row) for row in rows]
     heights = [count * BAR_IN + 0.55 for count in most]
 
     def draw(fig: Figure) -> None:
         grid = fig.add_gridspec(len(rows), COLUMNS, height_ratios=heights)
         for r, row in enumerate(rows):
-            for c, (measure, contenders) in enumerate(row):
+            for c, (measure, title) in enumerate(row):
                 axes = fig.add_subplot(grid[r, c])
-                draw_bars(axes, run.results, measure, contenders)
+                axes.set_title(in_capitals(title), pad=18)
+                draw_bars(axes, run.results, measure)
                 axes.set_ylim(most[r] - 0.5, -0.5)  # bars of a row are equally thick
 
     return drawn(WIDTH_IN, sum(heights), draw)
@@ -113,9 +118,8 @@ def present(results: Results, measure: Measure[Any]) -> list[str]:
     return [name for name in measure.contenders if results.of(measure.name, name)]
 
 
-def draw_bars(
-    axes: Axes, results: Results, measure: Measure[Any], contenders: Sequence[str]
-) -> None:
+def draw_bars(axes: Axes, results: Results, measure: Measure[Any]) -> None:
+    contenders = present(results, measure)
     spreads = [results.spread(measure.name, name) for name in contenders]
     longest = max((spread.high for spread in spreads if spread), default=0.0) or 1.0
     for place, (name, spread) in enumerate(zip(contenders, spreads, strict=True)):
@@ -124,11 +128,11 @@ def draw_bars(
             axes.text(longest * 0.01, place, status, va="center", color=WARNING, style="italic")
             continue
         axes.barh(place, spread.median, 0.68, color=colour_of(name, contenders))
-        for colour, width in (("white", 2.6), (INK, 1.2)):  # seen on dark bars, too
-            axes.plot([spread.low, spread.high], [place, place], color=colour, linewidth=width)
+        if spread.count > 1:
+            for colour, width in (("white", 2.6), (INK, 1.2)):  # seen on dark bars, too
+                axes.plot([spread.low, spread.high], [place, place], color=colour, linewidth=width)
         axes.text(spread.high + longest * 0.03, place, figure(spread.median), va="center")
     less = "" if measure.more_is_better else "; less is better"
-    axes.set_title(in_capitals(measure.title), pad=18)
     axes.text(0, 1.02, f"{measure.unit}{less}", transform=axes.transAxes, color=PALE_INK)
     axes.set_xlim(0, longest * 1.22)
     axes.set_xticks([])

@@ -155,7 +155,11 @@ def _only_recorded(*_: Any) -> NoReturn:
 
 
 def write(run: Run, path: Path) -> None:
-    path.write_text(json.dumps(to_json(run), indent=1, ensure_ascii=False) + "\n")
+    """Each outcome on a line of its own: there are thousands."""
+    kept = to_json(run)
+    outcomes = ",\n".join(json.dumps(one, ensure_ascii=False) for one in kept.pop("outcomes"))
+    rest = json.dumps(kept, indent=1, ensure_ascii=False).removesuffix("\n}")
+    path.write_text(f'{rest},\n "outcomes": [\n{outcomes}\n]}}\n')
 
 
 def read(path: Path) -> Run:

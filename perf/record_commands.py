@@ -1,4 +1,4 @@
-"""The commands over results that were kept: `python -m perf report`, `compare`."""
+"""The commands over results that were kept: `python -m perf report`, `compare`, `readme`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 
 import click
 
-from perf import record
+from perf import headline, plots, record
 from perf.compare import ALARMS, THRESHOLD, compare, differences_between
 from perf.compare import to_markdown as to_comparison
+from perf.headline import NoHeadline
+from perf.nodes import PACKAGES_DIR
 from perf.page import to_html
 from perf.record import NoRecord, Run
 from perf.report import to_markdown
@@ -86,4 +88,20 @@ def compare_command(old: Path, new: Path, threshold: float, all_rows: bool, forc
     sys.exit(1 if comparison.having(*ALARMS) else 0)
 
 
-COMMANDS = (report, compare_command)
+@click.command("readme")
+@click.argument("results", metavar="RESULTS.json", type=results_file)
+def readme_command(results: Path) -> None:
+    """Put the headline of RESULTS.json into README.md of this checkout: table, plot, date.
+
+    The results are kept beside the plot, in docs/.
+    """
+    if reason := plots.why_none():
+        raise click.ClickException(reason)
+    try:
+        for path in headline.write(read_run(results), PACKAGES_DIR):
+            click.echo(f"written: {path}")
+    except NoHeadline as error:
+        raise click.ClickException(str(error)) from error
+
+
+COMMANDS = (report, compare_command, readme_command)

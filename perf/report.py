@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from perf.markdown import figure, in_capitals, range_of, table, times
+from perf.markdown import figure, in_capitals, range_of, ratio_range, table, times
 from perf.measure import Curve, Measure, Scene, Status, Target
 from perf.record import Run
 from perf.results import Results, curves_of
@@ -89,8 +89,7 @@ def ratio_cell(results: Results, measure: Measure[Any], contender: str) -> str:
     ratio = results.ratio(measure.name, contender, than)
     if ratio is None:
         return ""
-    spread = f"{times(ratio.low)}–{times(ratio.high)}" if ratio.count > 1 else range_of(ratio)
-    return f"{times(ratio.median)} × {than} ({spread})"
+    return f"{times(ratio.median)} × {than} ({ratio_range(ratio)})"
 
 
 def aim(measure: Measure[Any], target: Target) -> str:
