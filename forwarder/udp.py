@@ -253,7 +253,7 @@ def send(tunnel: Tunnel, batch: Outbound, messages: Int, row: Longs) -> None:
             else:
                 _mark_dropped(batch, message, reason_of(error))
             at += 1
-            waited = False
+            waited = error == libc.EAGAIN  # it stayed full: do not wait for each of the rest
 
 
 @kernel
@@ -313,7 +313,7 @@ def reason_of(error: Int) -> Int:
         return np.int64(Drop.SEND_NO_BUFFERS)
     if error == libc.EMSGSIZE:
         return np.int64(Drop.TOO_BIG)
-    if error == libc.ENETUNREACH or error == libc.EHOSTUNREACH:
+    if error == libc.ENETUNREACH or error == libc.EHOSTUNREACH or error == libc.ENETDOWN:
         return np.int64(Drop.SEND_UNREACHABLE)
     if error == libc.EPERM or error == libc.EACCES:
         return np.int64(Drop.SEND_REFUSED)

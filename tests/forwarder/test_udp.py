@@ -5,19 +5,18 @@ import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
 
-import numpy as np
 import pytest
 
 from forwarder import libc, udp
 from forwarder.batch import MESSAGE_BYTES, Inbound, Outbound
-from forwarder.counters import COLUMNS, Drop, Total
+from forwarder.counters import Drop, Total
 from forwarder.dscp import COPY
-from forwarder.fib.routes import IPAddress, RemoteVtep
-from forwarder.outbound import encapsulate, lay_out, parse, plan, route
+from forwarder.fib.routes import IPAddress
 from forwarder.udp import SocketError, WorkerSockets, open_sockets, reason_of
-from tests.forwarder.fibs import OWN_MAC, VNI, Fib, make_fib
-from tests.forwarder.packets import MAC_B, NET_B, Flow, encapsulated
-from tests.forwarder.stages import LANES, FromTun, make_tunnel, put_packets
+from tests.forwarder.fibs import OWN_MAC
+from tests.forwarder.packets import NET_B, Flow, encapsulated
+from tests.forwarder.sending import Sending
+from tests.forwarder.stages import LANES, FromTun
 from tests.forwarder.test_outbound import superpacket
 from tests.reference.segmentation import split
 
@@ -43,31 +42,11 @@ class Loop:
         self.family = 0 if version == 4 else 1
         port = free_port(address)
         [self.sockets] = open_sockets([address], port, LANES, 1)
-        self.fib: Fib = make_fib()
-        hop = RemoteVtep(address, MAC_B, VNI, port)
-        self.fib.route_to((NET_B[4] + "0/24", hop), (NET_B[6] + "/64", hop))
-        lanes = [*self.sockets.lanes[0], *self.sockets.lanes[1]]
-        fds = [-1 if lane is None else lane.fileno() for lane in lanes]
-        self.tunnel = make_tunnel(udp_gso=gso)._replace(sockets=np.array(fds, np.int64))
-        self.row = np.zeros(COLUMNS, np.int64)
+        self.sending = Sending.to(address, port, self.sockets, gso)
+        self.row = self.sending.row
 
     def send(self, batch: Outbound, *packets: FromTun) -> list[int]:
-        put_packets(batch, packets)
-        parse(batch, len(packets))
-        route(batch, len(packets), self.fib.view, self.tunnel._replace(mtu_bytes=65535))
-        batch.whole[:] = 0
-        _, segments = encapsulate(self.tunnel, batch, 0, len(packets), self.fib.view)
-        messages = plan(batch, segments, self.fib.view, self.tunnel)
-        lay_out(
-            batch,
-            segments,
-            messages,
-            self.fib.view,
-            len(self.tunnel.sockets),
-            self.tunnel.udp_gso,
-        )
-        udp.send(self.tunnel, batch, messages, self.row)
-        return batch.reason[: len(packets)].tolist()
+        return self.sending.send(batch, *packets)
 
     def receiver(self) -> socket.socket:
         receiver = self.sockets.receivers[self.family]
@@ -112,7 +91,7 @@ def test_segments_go_out_in_one_message_and_come_in_as_one(
 def test_outer_tos_arrives(loop: Loop, outbound_batch: Outbound, inbound_batch: Inbound) -> None:
     packets = [FromTun(FLOW.packet(b"x", {"tos": tos})) for tos in (0xB9, 0xBA, 0xBB)]
     for dscp, expected in ((0, [1, 2, 3]), (COPY, [0xB9, 0xBA, 0xBB])):
-        loop.tunnel = loop.tunnel._replace(dscp=dscp)
+        loop.sending.tunnel = loop.sending.tunnel._replace(dscp=dscp)
         assert loop.send(outbound_batch, *packets) == [Drop.NONE] * 3
         assert [tos for _, _, tos in loop.receive(inbound_batch)] == expected
 
@@ -120,8 +99,7 @@ def test_outer_tos_arrives(loop: Loop, outbound_batch: Outbound, inbound_batch: 
 def test_message_refused_as_a_whole_is_sent_singly(
     loop: Loop, outbound_batch: Outbound, inbound_batch: Inbound
 ) -> None:
-    for lane in loop.sockets.lanes[loop.family]:
-        assert lane is not None
+    for lane in loop.sending.lanes:
         lane.setsockopt(*NO_CHECKSUM[loop.family], 1)  # refuses UDP_SEGMENT: EINVAL
     if loop.family == 1:
         loop.receiver().setsockopt(udp.SOL_UDP, UDP_NO_CHECK6_RX, 1)
@@ -132,7 +110,7 @@ def test_message_refused_as_a_whole_is_sent_singly(
     assert [payload for payload, _, _ in messages] == expected
     assert {tos for _, _, tos in messages} == {3}
     assert loop.row[Total.OUT_SEGMENTS] == 3
-    assert loop.tunnel.udp_gso[0] == 1  # that refusal says nothing about the device
+    assert loop.sending.tunnel.udp_gso[0] == 1  # that refusal says nothing about the device
 
 
 def test_without_udp_gso_every_datagram_travels_alone(
