@@ -241,15 +241,17 @@ def _free_subnet(
     choose: Callable[[int], int],
 ) -> NodeSubnet:
     """The previous subnet if it is free and fits, else a random one of each family."""
-    if previous is not None and previous.fits(config):
-        if not any(subnet.overlaps(previous) for subnet in taken):
-            return previous
-        log.warning("the previous subnet %s belongs to another node now", previous)
+    wanted = previous if previous is not None and previous.fits(config) else None
+    if wanted is not None and not any(subnet.overlaps(wanted) for subnet in taken):
+        return wanted
     networks = [network for subnet in taken for network in subnet.networks]
-    return NodeSubnet(
+    chosen = NodeSubnet(
         free_network(config.ipv4, networks, choose) if config.ipv4 else None,
         free_network(config.ipv6, networks, choose) if config.ipv6 else None,
     )
+    if wanted is not None:  # said here, for while there is none it is tried again and again
+        log.warning("the previous subnet %s belongs to another node now", wanted)
+    return chosen
 
 
 def free_network(

@@ -137,8 +137,7 @@ class LeaseKeeper:
         except EtcdClosedError:
             raise
         except EtcdError as error:
-            if self._error is None:
-                log.warning("the lease %s is not renewed: %s", self._lease.key, error)
+            self._say_once("the lease %s is not renewed: %s", error)
             self._error = str(error)
             return self._backoff.next_s()
         except LeaseLostError as error:
@@ -162,6 +161,12 @@ class LeaseKeeper:
         except EtcdClosedError:
             log.debug("the etcd client was closed: the lease %s is left", self._lease.key)
 
+    def _say_once(self, what: str, *details: object) -> None:
+        """Logs what befell our key, unless the last round failed already: it comes every few
+        seconds until it is mended."""
+        if self._error is None:
+            log.warning(what, self._lease.key, *details)
+
     def _renew(self) -> bool:
         """Keep the etcd lease alive, or take the subnet again; whether it is settled."""
         if self._lease.is_reservation:
@@ -169,7 +174,7 @@ class LeaseKeeper:
         asked_at = self._clock()
         remaining_s = self._client.keep_alive(self._lease.lease_id)
         if remaining_s <= 0:
-            log.warning("the etcd lease of %s has ended", self._lease.key)
+            self._say_once("the etcd lease of %s has ended")
             return self._take_again()
         self._ends_at = asked_at + remaining_s
         return True
@@ -179,7 +184,7 @@ class LeaseKeeper:
         lease = self._lease
         entry = self._client.get(lease.key)
         if entry is None:
-            log.warning("%s was deleted", lease.key)
+            self._say_once("%s was deleted")
             return self._take_again()
         (found,) = leases_in(self._client.config.prefix, [entry])
         if not self._is_ours(found.attrs):

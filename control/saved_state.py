@@ -41,6 +41,8 @@ class SavedState:
         self._file = StateFile(state_dir)
         self._prefix = prefix
         self._state = self._load()
+        self._error: str | None = None
+        """Why the last `write` failed."""
         self.due_at: float | None = None
         """When to `write`, by time.monotonic(); None: there is nothing to write."""
 
@@ -128,4 +130,8 @@ class SavedState:
         try:
             self._file.save(self._state)
         except StateError as error:
-            log.error("%s", error)
+            if self._error != str(error):
+                log.error("%s", error)
+            self._error = str(error)
+        else:
+            self._error = None

@@ -100,7 +100,7 @@ class EtcdSession:
         self._deliver = deliver
         self._known = known
         self._stopping = threading.Event()
-        self._said: str | None = None
+        self._said: set[str] = set()
         self.keeper: LeaseKeeper | None = None
         self.watch: PrefixWatch | None = None
         self._thread = threading.Thread(target=self._run, name="acquire", daemon=True)
@@ -147,9 +147,9 @@ class EtcdSession:
                 return
 
     def _say(self, reason: str) -> None:
-        if reason != self._said:
+        if reason not in self._said:  # several may take turns
             log.warning("%s; trying again", reason)
-            self._said = reason
+            self._said.add(reason)
         self._deliver(Waiting(reason))
 
     def _acquire(self) -> Acquired:
@@ -157,13 +157,13 @@ class EtcdSession:
         if entry is None:
             raise NoNetworkConfigError(config_key(self._client.config.prefix))
         config = NetworkConfig.parse(entry.value)
-        for note in config.notes:
-            log.info("network config: %s", note)
         attrs = self._attrs_for(config)
         lease = acquire(self._client, config, attrs, self._previous, self._ttl_s)
         return Acquired(config, entry.value.decode(), lease)
 
     def _begin(self, acquired: Acquired) -> None:
+        for note in acquired.config.notes:
+            log.info("network config: %s", note)
         log.info("this node's subnet is %s", acquired.lease.subnet)
         self.keeper = LeaseKeeper(self._client, acquired.lease, self._ttl_s, self._renew_margin_s)
         self.watch = PrefixWatch(self._client, self._deliver, known=self._known)

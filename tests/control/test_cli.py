@@ -158,14 +158,14 @@ def test_routes_as_json_are_read_by_programs(idle_forwarder: Path) -> None:
 
 
 def test_status_of_half_a_node_says_which_half(idle_forwarder: Path) -> None:
-    result = loden("status", "--run-dir", str(idle_forwarder))
+    result = loden("status", "--interval", "0", "--run-dir", str(idle_forwarder))
     assert result.exit_code == 1
     assert "no loden control is running" in result.output
     assert "offloads" in result.output
 
 
 def test_status_as_json_has_what_is_there(idle_forwarder: Path) -> None:
-    result = loden("status", "--json", "--run-dir", str(idle_forwarder))
+    result = loden("status", "--json", "--interval", "0", "--run-dir", str(idle_forwarder))
     status = json.loads(result.output)
     assert result.exit_code == 1
     assert not status["ready"]

@@ -11,6 +11,7 @@ import pytest
 
 from control.acquire import acquire
 from control.etcd import EtcdClient
+from control.etcd_types import EtcdError
 from control.lease import LeaseAttrs, NodeSubnet
 from control.lease_keeper import LeaseKeeper, LeaseLostError, LeaseState
 from tests.control.conftest import EtcdServer, wait_for
@@ -187,6 +188,25 @@ def test_a_cluster_that_came_back_empty_gets_the_lease_again(
     keeper.run_once()
     assert held_by(client, keeper.lease) == node(1)
     assert keeper.lease.subnet == SUBNET
+
+
+def test_what_cannot_be_mended_is_said_once(
+    client: EtcdClient,
+    keeper: LeaseKeeper,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def no_space(ttl_s: int) -> int:
+        raise EtcdError("etcdserver: mvcc: database space exceeded")
+
+    monkeypatch.setattr(client, "grant_lease", no_space)
+    client.delete(keeper.lease.key)
+    for _ in range(5):
+        keeper.run_once()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{keeper.lease.key} was deleted",
+        f"the lease {keeper.lease.key} is not renewed: etcdserver: mvcc: database space exceeded",
+    ]
 
 
 @pytest.fixture

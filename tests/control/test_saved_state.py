@@ -99,8 +99,9 @@ def test_disk_that_refuses_later_stops_nothing(
     shutil.rmtree(tmp_path / "state")
     (tmp_path / "state").touch()
     state.note_change()
-    state.write(OWN.key, [OWN])
-    assert "cannot write" in caplog.text
+    for _ in range(3):  # routes may change all the time
+        state.write(OWN.key, [OWN])
+    assert caplog.text.count("cannot write") == 1
     assert state.due_at is None
 
 

@@ -153,13 +153,19 @@ def test_moved_node_publishes_its_new_address(
     assert [event.key for event in session.next(Events).events] == [lease.key]
 
 
-def test_full_pool_is_said_and_waited_for_until_a_subnet_is_free(
-    begin: Callable[..., Node], client: EtcdClient
+def test_full_pool_is_said_once_and_waited_for_until_a_subnet_is_free(
+    begin: Callable[..., Node],
+    client: EtcdClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr("control.session.CONFIG_RETRY_S", 0.01)
     put_config(client, TWO.to_json())
     leaving, _ = (acquire(client, TWO, node(number)) for number in (1, 2))
     session = begin(lambda _: node(3))
-    assert "all 2 subnets from 10.7.4.0/24 to 10.7.5.0/24" in session.next(Waiting).reason
+    for _ in range(5):
+        assert "all 2 subnets from 10.7.4.0/24 to 10.7.5.0/24" in session.next(Waiting).reason
+    assert len(caplog.records) == 1
     client.revoke_lease(leaving.lease_id)
     assert session.next(Acquired).lease.subnet == leaving.subnet
     assert held_by(client, leaving) == node(3)

@@ -145,7 +145,8 @@ def test_lease_that_expired_while_etcd_was_out_of_reach_is_taken_again(tmp_path:
             cluster.etcd.host.ip(f"link set {UNDERLAY_DEVICE} down")
             wait_for(lambda: not cluster.etcd.leases(), "the leases have expired", 30)
             wait_for(lambda: etcd_of(first)["lease"]["state"] == "unconfirmed", "it is known", 30)
-            assert first.is_ready()
+            assert first.is_ready(), "packets flow on"
+            assert "is not held: its time is over" in etcd_of(first)["lease_not_held_because"]
         assert steady.lost == 0
         cluster.etcd.host.ip(
             f"link set {UNDERLAY_DEVICE} up", f"route add default via {UNDERLAY_NETWORK[1]}"
