@@ -111,8 +111,7 @@ class Daemon:
         )
         changes = HostChanges()
         self._loop.watch(changes, lambda: self._note_host_change(changes))
-        firewall_changes = FirewallChanges()
-        self._loop.watch(firewall_changes, lambda: self._note_firewall_change(firewall_changes))
+        self._watch_firewall()
         pages = node_pages(self)
         health = HealthServer(self.options.healthz_ip, self.options.healthz_port, pages)
         is_last = False
@@ -146,6 +145,14 @@ class Daemon:
     def _note_host_change(self, changes: HostChanges) -> None:
         changes.drain()
         self._host_due_at = min(self._host_due_at, time.monotonic() + HOST_SETTLE_S)
+
+    def _watch_firewall(self) -> None:
+        try:
+            changes = FirewallChanges()
+        except OSError as error:  # a kernel without nftables
+            log.warning("changes of firewall rules go unnoticed: %s", error.strerror)
+            return
+        self._loop.watch(changes, lambda: self._note_firewall_change(changes))
 
     def _note_firewall_change(self, changes: FirewallChanges) -> None:
         changes.drain()

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
-from control.firewall_tools import ToolMissingError
+from control.firewall_tools import FirewallError
 from control.forward_accepts import ForwardAccepts
 from control.host_state import IPNetwork
 from control.masquerade import Masquerade
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ class Firewall:
         self._own: frozenset[IPNetwork] | None = None
         self._table: Masquerade | None = None
         self._accepts = ForwardAccepts(device, self._networks)
-        self._has_nft = True
+        self._said: set[str] = set()
         self._due_at = self._not_before = 0.0
 
     def follow(self, own_subnets: Iterable[IPNetwork]) -> None:
@@ -64,37 +67,38 @@ class Firewall:
         """Have our rules in place, and none that is not wanted (any more).
 
         To be called often; it mostly has nothing to do. Returns what it did, in words. Raises
-        FirewallError.
+        FirewallError where masquerading fails.
         """
         began = time.monotonic()
         if began < self._due_at:
             return []
         done = []
-        if self._reconcile_table():
+        if self._table is not None and self._try(self._table.reconcile, needed=self._ip_masq):
             done.append("firewall rules written")
-        if not self._forward:
-            self._accepts.remove()
-        elif self._accepts.reconcile():
-            done.append("forwarding accepted among iptables' rules")
+        if self._forward:
+            if self._try(self._accepts.reconcile):
+                done.append("forwarding accepted among iptables' rules")
+        else:
+            self._try(self._accepts.remove)
         ended = time.monotonic()
         self._due_at = ended + LOOK_AGAIN_S
         self._not_before = ended + (ended - began) / LOOKING_SHARE
         return done
 
-    def _reconcile_table(self) -> bool:
-        if self._table is None or not self._has_nft:
-            return False
-        try:
-            return self._table.reconcile()
-        except ToolMissingError as error:
-            if self._ip_masq:
-                raise
-            log.warning("%s", error)  # packets flow without accepts, where nobody drops
-            self._has_nft = False
-            return False
-
     def remove(self) -> None:
-        """Take our rules away, if there are any. Raises FirewallError."""
-        if self._table is not None and self._has_nft:
-            self._table.remove()
-        self._accepts.remove()
+        """Take our rules away, if there are any. Raises FirewallError, as `reconcile`."""
+        self._try(self._accepts.remove)
+        if self._table is not None:
+            self._try(self._table.remove, needed=self._ip_masq)
+
+    def _try(self, change: Callable[[], T], *, needed: bool = False) -> T | None:
+        """Packets flow without accepts where nobody drops: their failure is said, once."""
+        try:
+            return change()
+        except FirewallError as error:
+            if needed:
+                raise
+            if str(error) not in self._said:
+                log.warning("%s", error)
+            self._said.add(str(error))
+            return None

@@ -36,7 +36,7 @@ START_S = 60.0
 
 # What the unit's drop-in makes of the options; shell and systemd split them the same way.
 RUN_DOCKERD = """
-mount -t tmpfs none /run/containerd || exit
+mount -t tmpfs none /run || exit
 . "$1"
 shift
 exec dockerd "$@" $DOCKER_OPT_BIP $DOCKER_OPT_IPMASQ $DOCKER_OPT_MTU
@@ -82,7 +82,6 @@ class Docker:
         """Returns when it answers."""
         self._directory.mkdir(exist_ok=True)
         (self._directory / "daemon.json").write_text("{}")  # not that of the machine
-        Path("/run/containerd").mkdir(exist_ok=True)
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         arguments = {
             "--config-file": self._directory / "daemon.json",
@@ -91,6 +90,7 @@ class Docker:
             "--pidfile": self._directory / "pid",
             "--host": f"unix://{self._socket}",
             "--storage-driver": "vfs",
+            "--exec-opt": "native.cgroupdriver=cgroupfs",
             "--cgroup-parent": self._cgroup,
         }
         words = [str(word) for pair in arguments.items() for word in pair]
