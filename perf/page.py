@@ -14,7 +14,9 @@ from perf.record import Run
 from perf.report import (
     HEADINGS,
     HOW_TO_READ,
+    WHO,
     about_lines,
+    contender_lines,
     curve_headings,
     curve_rows,
     missing,
@@ -81,8 +83,8 @@ def body_of(run: Run) -> Iterator[str]:
     if reasons := list(missing(run)):
         yield heading("not measured")
         yield bullets(reasons)
-    yield heading("who is who, and how to read it")
-    yield bullets(f"**{name}**: {what}" for name, what in run.contenders.items())
+    yield heading(WHO)
+    yield bullets(contender_lines(run))
     yield f"<p>{inline(HOW_TO_READ)}</p>"
 
 

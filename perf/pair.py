@@ -82,7 +82,7 @@ def pair_of(connect: Connect, *, plain_nic: bool = False) -> Iterator[Pair]:
             for host, subnet in zip(topology.hosts, SUBNETS, strict=True)
         ]
         facts = connect(topology, directory)
-        facts["offloads"] = offloads_of(topology.hosts[0])
+        facts |= {"pod MTU": MTU_BYTES, "offloads": offloads_of(topology.hosts[0])}
         for source, target in (pods, reversed(pods)):
             if ping(source, target.address, count=3).received == 0:
                 raise MeasurementError(f"no ping gets through to {target.address}")

@@ -11,6 +11,7 @@ from perf.record import Run
 from perf.results import Results, curves_of
 
 HEADINGS = ("what", "contender", "median", "min–max", "ratio", "target", "besides")
+WHO = "who is who, and how to read it"
 HOW_TO_READ = (
     "A figure is the median of its rounds, the spread beside it the smallest and the largest. "
     "Ratios are taken pair by pair within each round, to the contender named. perf/README.md "
@@ -29,7 +30,7 @@ def to_markdown(run: Run) -> str:
         parts += [f"## {in_capitals(curve.title)}", cells]
     if reasons := list(missing(run)):
         parts += ["## Not measured", bullets(reasons)]
-    parts.append(HOW_TO_READ)
+    parts += [f"## {in_capitals(WHO)}", bullets(list(contender_lines(run))), HOW_TO_READ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -49,7 +50,14 @@ def about_lines(run: Run) -> Iterator[str]:
     packages = (f"{name} {number}" for name, number in machine["packages"].items() if number)
     changed = " with uncommitted changes" if machine["uncommitted_changes"] else ""
     yield f"{', '.join(packages)}; commit {(machine['commit'] or 'unknown')[:12]}{changed}"
+    yield from mtu_lines(run)
     yield from offload_lines(run)
+
+
+def mtu_lines(run: Run) -> Iterator[str]:
+    sites = (site for scene in run.about.get("sites", {}).values() for site in scene.values())
+    for mtu in sorted({site["pod MTU"] for site in sites if "pod MTU" in site}):
+        yield f"MTU of all pods, whatever the contender: {mtu}"
 
 
 def offload_lines(run: Run) -> Iterator[str]:
@@ -59,6 +67,16 @@ def offload_lines(run: Run) -> Iterator[str]:
         for offloads in sorted(shown):
             on = ", ".join(feature for feature, active in offloads if active) or "none"
             yield f"offloads on in `{name}`: {on}"
+
+
+def contender_lines(run: Run) -> Iterator[str]:
+    """What each contender is that had a turn, and its version where it is not ours."""
+    measured = {outcome.contender for outcome in run.results.outcomes}
+    for name, what in run.contenders.items():
+        sites = (site.get(name, {}) for site in run.about.get("sites", {}).values())
+        version = next((f" ({site['version']})" for site in sites if "version" in site), "")
+        if name in measured:
+            yield f"`{name}`: {what}{version}"
 
 
 def stands_alone(measure: Measure[Any]) -> bool:

@@ -97,3 +97,12 @@ def test_curve_has_a_row_per_contender_and_a_column_per_point() -> None:
     assert [cell.strip() for cell in loden.split("|")[1:-1]] == ["loden", "9 (9–9)", "6 (5–7)"]
     assert [cell.strip() for cell in kernel.split("|")[1:-1]] == ["kernel", "8", "**failed**"]
     assert "- slope, kernel: **failed**: it burns\n" in report
+
+
+def test_contenders_that_had_a_turn_are_explained_and_the_mtu_is_told() -> None:
+    sites = {"road": {"kernel": {"pod MTU": 1440, "version": "7"}, "loden": {"pod MTU": 1440}}}
+    report = report_of(outcomes("kernel", 2), sites=sites)
+
+    assert "- `kernel`: the usual one (7)\n" in report
+    assert "one that we made" not in report
+    assert report.count("MTU of all pods, whatever the contender: 1440") == 1
