@@ -144,7 +144,7 @@ def allocate_outbound(lanes: int) -> Outbound:
 
 
 def allocate_inbound() -> Inbound:
-    """The inbound memory of one worker, receive buffers wired up."""
+    """The inbound memory of one worker."""
     columns: dict[str, Bytes | Longs] = {
         name: np.zeros(FRAMES, np.int64)
         for name in Inbound._fields[Inbound._fields.index("start") :]

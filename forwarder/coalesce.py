@@ -9,7 +9,7 @@ import numpy as np
 from forwarder.arrays import Bytes, Int
 from forwarder.batch import CHAIN_MAX, OPEN_SLOTS, Inbound
 from forwarder.counters import Drop
-from forwarder.jit import kernel
+from forwarder.jit import kernel, step
 from forwarder.tunnel import Tunnel
 from forwarder.wire.checksum import fold, ipv4_checksum_is_right, ones_sum, pseudo_sum
 from forwarder.wire.ip import (
@@ -21,19 +21,26 @@ from forwarder.wire.ip import (
     IPV4_TTL_AT,
     IPV6_BYTES,
     IPV6_NEXT_AT,
+    IPV6_SOURCE_AT,
     L4_OPAQUE,
     L4_TCP,
     TCP_ACK,
+    TCP_ACKNOWLEDGMENT_AT,
+    TCP_BYTES,
     TCP_CHECKSUM_AT,
+    TCP_DATA_OFFSET_AT,
     TCP_FLAGS_AT,
     TCP_PSH,
     TCP_SEQUENCE_AT,
+    TCP_URGENT_AT,
+    TCP_WINDOW_AT,
     UDP_BYTES,
     UDP_CHECKSUM_AT,
     UDP_LENGTH_AT,
     headers_length,
     load16,
     load32,
+    same_words,
 )
 
 IP_PACKET_MAX = 65535
@@ -70,7 +77,7 @@ def coalesce(batch: Inbound, frames: Int, tunnel: Tunnel) -> Int:
     return chains
 
 
-@kernel
+@step
 def header_length(batch: Inbound, frame: Int) -> Int:
     """Bytes of IP and transport header; of an opaque packet, of the IP header."""
     kind, transport = batch.kind[frame], batch.transport[frame]
@@ -79,7 +86,7 @@ def header_length(batch: Inbound, frame: Int) -> Int:
     return headers_length(batch.data, batch.start[frame], kind, transport)
 
 
-@kernel
+@step
 def may_lead(batch: Inbound, frame: Int, tunnel: Tunnel) -> bool:
     """Whether other packets may be appended to this one."""
     kind, start, length = batch.kind[frame], batch.start[frame], batch.length[frame]
@@ -102,7 +109,7 @@ def may_lead(batch: Inbound, frame: Int, tunnel: Tunnel) -> bool:
     )
 
 
-@kernel
+@step
 def joins(batch: Inbound, chain: Int, frame: Int) -> bool:
     """Whether a frame continues a chain exactly: the rules of TCP and UDP receive offload."""
     first = batch.chain_first[chain]
@@ -147,7 +154,7 @@ def _same_ip_header(data: Bytes, a: Int, b: Int, count: Int) -> bool:
 
     `count` packets lie between them: without DF, ids must have been counted up.
     """
-    if data[a] != data[b] or data[a + 1] != data[b + 1]:
+    if load16(data, a) != load16(data, b):
         return False
     if data[a] >> 4 == 4:
         fragment = load16(data, a + IPV4_FRAGMENT_AT)
@@ -158,16 +165,12 @@ def _same_ip_header(data: Bytes, a: Int, b: Int, count: Int) -> bool:
             return False
         if load16(data, a + IPV4_TTL_AT) != load16(data, b + IPV4_TTL_AT):  # TTL and protocol
             return False
-        for at in range(IPV4_SOURCE_AT, IPV4_BYTES):
-            if data[a + at] != data[b + at]:
-                return False
-        return True
-    if load16(data, a + 2) != load16(data, b + 2):  # the flow label
-        return False
-    for at in range(IPV6_NEXT_AT, IPV6_BYTES):
-        if data[a + at] != data[b + at]:
-            return False
-    return True
+        return same_words(data, a + IPV4_SOURCE_AT, b + IPV4_SOURCE_AT, 2)
+    return (
+        load16(data, a + 2) == load16(data, b + 2)  # the flow label
+        and load16(data, a + IPV6_NEXT_AT) == load16(data, b + IPV6_NEXT_AT)  # and hop limit
+        and same_words(data, a + IPV6_SOURCE_AT, b + IPV6_SOURCE_AT, 8)
+    )
 
 
 @kernel
@@ -179,29 +182,30 @@ def _continues_tcp(data: Bytes, a: Int, b: Int, header_bytes: Int, passed: Int) 
     flags = data[b + TCP_FLAGS_AT]
     if flags != TCP_ACK and flags != TCP_ACK | TCP_PSH:
         return False
-    for at in range(TCP_SEQUENCE_AT + 4, header_bytes):
-        differs = data[a + at] != data[b + at]
-        varies = at == TCP_FLAGS_AT or at == TCP_CHECKSUM_AT or at == TCP_CHECKSUM_AT + 1
-        if differs and not varies:
-            return False
-    return True
+    return (
+        load32(data, a + TCP_ACKNOWLEDGMENT_AT) == load32(data, b + TCP_ACKNOWLEDGMENT_AT)
+        and data[a + TCP_DATA_OFFSET_AT] == data[b + TCP_DATA_OFFSET_AT]
+        and load16(data, a + TCP_WINDOW_AT) == load16(data, b + TCP_WINDOW_AT)
+        and load16(data, a + TCP_URGENT_AT) == load16(data, b + TCP_URGENT_AT)
+        and same_words(data, a + TCP_BYTES, b + TCP_BYTES, (header_bytes - TCP_BYTES) // 4)
+    )
 
 
-@kernel
+@step
 def transport_field(batch: Inbound, frame: Int) -> Int:
     """Where the checksum of a TCP or UDP packet lies, from the start of its IP header."""
     tcp = batch.kind[frame] == L4_TCP
     return batch.transport[frame] + (TCP_CHECKSUM_AT if tcp else UDP_CHECKSUM_AT)
 
 
-@kernel
+@step
 def transport_pseudo_sum(batch: Inbound, frame: Int) -> Int:
     """The folded pseudo-header sum of a TCP or UDP packet."""
     transport_bytes = batch.length[frame] - batch.transport[frame]
     return pseudo_sum(batch.data, batch.start[frame], batch.protocol[frame], transport_bytes)
 
 
-@kernel
+@step
 def is_partial(batch: Inbound, frame: Int) -> bool:
     """Whether the transport checksum holds just the pseudo-header's sum.
 
@@ -211,7 +215,7 @@ def is_partial(batch: Inbound, frame: Int) -> bool:
     return field == transport_pseudo_sum(batch, frame)
 
 
-@kernel
+@step
 def checksums_hold(batch: Inbound, frame: Int) -> bool:
     """Whether IP and transport checksums are right (or partial, which says: vouched for)."""
     data, start = batch.data, batch.start[frame]
@@ -226,7 +230,7 @@ def checksums_hold(batch: Inbound, frame: Int) -> bool:
     )
 
 
-@kernel
+@step
 def append(batch: Inbound, chain: Int, frame: Int) -> None:
     """Adds a frame that joins to its chain; a short one or one with PSH is the last."""
     header = header_length(batch, frame)

@@ -23,20 +23,35 @@ from forwarder.counters import (
 from forwarder.fib.layout import KIND_AT, FibView, Kind
 from forwarder.fib.lookup import find_vtep, is_address_of, lookup_packet
 from forwarder.histogram import bucket_of
-from forwarder.jit import kernel
+from forwarder.jit import kernel, step
 from forwarder.superpacket import write_vnet_header
 from forwarder.tunnel import Tunnel
 from forwarder.wire.checksum import update16
 from forwarder.wire.ip import (
+    IPV4_BYTES,
     IPV4_CHECKSUM_AT,
     IPV4_DESTINATION_AT,
+    IPV4_FRAGMENT_AT,
+    IPV4_LENGTH_AT,
     IPV4_SOURCE_AT,
+    IPV4_TTL_AT,
+    IPV6_BYTES,
     IPV6_DESTINATION_AT,
+    IPV6_LENGTH_AT,
+    IPV6_NEXT_AT,
     IPV6_SOURCE_AT,
+    L4_OPAQUE,
+    L4_TCP,
+    TCP_BYTES,
+    TCP_DATA_OFFSET_AT,
+    UDP_BYTES,
     find_transport,
     flow_hash,
+    headers_length,
     ip_length,
     load16,
+    load32,
+    same_words,
     store16,
 )
 from forwarder.wire.virtio_net import VNET_BYTES
@@ -122,13 +137,68 @@ def is_superpacket(data: Bytes, start: Int, length: Int, size: Int) -> bool:
 def decapsulate(tunnel: Tunnel, batch: Inbound, frames: Int, fib: FibView) -> None:
     """Checks each frame; what passes becomes an inner packet, what does not gets its reason."""
     for f in range(frames):
+        if f > 0 and follows(batch, f):
+            continue
         reason = check_headers(batch.data, batch.start[f], batch.length[f], tunnel)
         if reason == Drop.NONE:
             reason = decapsulate_frame(batch, f, fib)
         batch.reason[f] = reason
 
 
-@kernel
+@step
+def follows(batch: Inbound, frame: Int) -> bool:
+    """Whether a frame came in one message with the one before, passed, and of the same flow.
+
+    Then what was found out about that one holds for this one, and is copied: most frames of a
+    stream take this way.  Both have headers of the same sizes, without IP options.
+    """
+    previous = frame - 1
+    if batch.message[frame] != batch.message[previous] or batch.reason[previous] != Drop.NONE:
+        return False
+    data, kind, transport = batch.data, batch.kind[previous], batch.transport[previous]
+    a, b = batch.start[previous], batch.start[frame] + ENCAP_BYTES
+    available = batch.length[frame] - ENCAP_BYTES
+    transport_bytes = TCP_BYTES if kind == L4_TCP else UDP_BYTES
+    if kind == L4_OPAQUE or available < transport + transport_bytes:
+        return False
+    if (
+        not same_words(data, a - ENCAP_BYTES, b - ENCAP_BYTES, ENCAP_BYTES // 4)
+        or load16(data, a - 2) != load16(data, b - 2)  # EtherType: the last of the 22 bytes
+        or load16(data, a) != load16(data, b)
+        or load32(data, a + transport) != load32(data, b + transport)  # both ports
+    ):
+        return False
+    if kind == L4_TCP:
+        at = transport + TCP_DATA_OFFSET_AT
+        if data[a + at] != data[b + at]:
+            return False  # another header length
+    if transport == IPV4_BYTES and data[a] >> 4 == 4:
+        length = load16(data, b + IPV4_LENGTH_AT)
+        same = (
+            load16(data, a + IPV4_FRAGMENT_AT) == load16(data, b + IPV4_FRAGMENT_AT)
+            and load16(data, a + IPV4_TTL_AT) == load16(data, b + IPV4_TTL_AT)  # and protocol
+            and same_words(data, a + IPV4_SOURCE_AT, b + IPV4_SOURCE_AT, 2)
+        )
+    elif transport == IPV6_BYTES and data[a] >> 4 == 6:
+        length = load16(data, b + IPV6_LENGTH_AT) + IPV6_BYTES
+        same = load16(data, a + IPV6_NEXT_AT) == load16(data, b + IPV6_NEXT_AT) and same_words(
+            data, a + IPV6_SOURCE_AT, b + IPV6_SOURCE_AT, 8
+        )
+    else:
+        return False
+    if not same or length > available or length < headers_length(data, b, kind, transport):
+        return False
+    batch.start[frame] = b
+    batch.length[frame] = length
+    batch.adjacency[frame] = batch.adjacency[previous]
+    batch.kind[frame] = kind
+    batch.transport[frame] = transport
+    batch.protocol[frame] = batch.protocol[previous]
+    batch.flow[frame] = batch.flow[previous]
+    return True
+
+
+@step
 def check_headers(data: Bytes, start: Int, length: Int, tunnel: Tunnel) -> Int:
     """The VXLAN and inner Ethernet headers: RFC 7348 §5, and that the frame is meant for us."""
     if length < ENCAP_BYTES:
@@ -152,7 +222,7 @@ def check_headers(data: Bytes, start: Int, length: Int, tunnel: Tunnel) -> Int:
     return np.int64(Drop.NONE)
 
 
-@kernel
+@step
 def decapsulate_frame(batch: Inbound, frame: Int, fib: FibView) -> Int:
     """Takes the inner packet out of a frame and checks who sent it to whom.
 

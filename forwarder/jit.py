@@ -75,6 +75,9 @@ if CACHE_FOLDER is not None:
     numba.config.CACHE_DIR = str(CACHE_FOLDER)
 
 
+_OPTIONS = {"cache": CACHE_FOLDER is not None, "nogil": True, "_nrt": False}
+
+
 def kernel(function: Function) -> Function:
     """Marks a function over NumPy arrays to be compiled by Numba on its first call.
 
@@ -84,7 +87,15 @@ def kernel(function: Function) -> Function:
     No kernel allocates, so Numba's reference counting is switched off: it would count each use of
     a batch's column with two locked instructions, a third of the whole run time when measured.
     """
-    compiled: Function = numba.njit(cache=CACHE_FOLDER is not None, nogil=True, _nrt=False)(
-        function
-    )
+    compiled: Function = numba.njit(**_OPTIONS)(function)
+    return compiled
+
+
+def step(function: Function) -> Function:
+    """Marks a kernel that is called once for each packet with a whole batch as its argument.
+
+    It becomes part of its caller: a batch is passed as the words of all its columns, and to push
+    two hundred of those costs more than most steps do.
+    """
+    compiled: Function = numba.njit(forceinline=True, **_OPTIONS)(function)
     return compiled

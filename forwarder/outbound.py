@@ -29,7 +29,7 @@ from forwarder.dscp import COPY
 from forwarder.fib.layout import KIND_AT, NO_ADJACENCY, SOCKADDR_AT, FibView, Kind
 from forwarder.fib.lookup import AF_INET6, lookup_packet
 from forwarder.histogram import bucket_of
-from forwarder.jit import kernel
+from forwarder.jit import kernel, step
 from forwarder.path_mtu import mtu_towards
 from forwarder.tunnel import Tunnel
 from forwarder.wire.checksum import finish_partial
@@ -126,7 +126,7 @@ def route(batch: Outbound, packets: Int, fib: FibView, tunnel: Tunnel) -> None:
             batch.reason[i] = Drop.TOO_BIG
 
 
-@kernel
+@step
 def length_on_the_way(batch: Outbound, packet: Int) -> Int:
     """The length of an inner packet, of a superpacket that of its largest segment."""
     if batch.gso_type[packet] == GSO_NONE:
@@ -225,7 +225,7 @@ def write_rewrite(data: Bytes, at: Int, rewrite: Bytes, version: Int) -> None:
         data[at + ENCAP_BYTES - 1] = ETHERTYPE_IPV6 & 0xFF
 
 
-@kernel
+@step
 def split_packet(
     batch: Outbound, packet: Int, first: Int, made: Int, header_bytes: Int, rewrite: Bytes
 ) -> None:

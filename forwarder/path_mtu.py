@@ -29,7 +29,7 @@ from forwarder.fib.layout import (
     Kind,
 )
 from forwarder.fib.routes import IPAddress
-from forwarder.jit import kernel
+from forwarder.jit import step
 from forwarder.tunnel import Tunnel
 from forwarder.wire.ip import IPV4_BYTES, IPV6_BYTES, UDP_BYTES
 from forwarder.wire.vxlan import ENCAP_BYTES
@@ -44,7 +44,7 @@ IPV4_MTU_MIN, IPV6_MTU_MIN = 68, 1280
 """RFC 791, RFC 8200 §5: no sender may be asked for less, smaller ways get fragments."""
 
 
-@kernel
+@step
 def mtu_towards(tunnel: Tunnel, adjacency: Int, version: Int) -> Int:
     """The largest inner packet of an IP version to send to a peer unfragmented, in bytes."""
     limit = np.int64(tunnel.path_mtu[adjacency])

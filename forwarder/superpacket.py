@@ -5,7 +5,7 @@ import numpy as np
 from forwarder.arrays import Bytes, Int
 from forwarder.batch import Inbound
 from forwarder.coalesce import checksums_hold, header_length, is_partial, transport_field
-from forwarder.jit import kernel
+from forwarder.jit import kernel, step
 from forwarder.wire.checksum import pseudo_sum, set_ipv4_checksum
 from forwarder.wire.ip import (
     IPV4_LENGTH_AT,
@@ -30,7 +30,7 @@ from forwarder.wire.virtio_net import (
 )
 
 
-@kernel
+@step
 def write_vnet_header(batch: Inbound, chain: Int, mtu_bytes: Int) -> Int:
     """Fills batch.vnet for a chain, and the headers of its first packet where it has grown.
 
@@ -68,7 +68,7 @@ def write_vnet_header(batch: Inbound, chain: Int, mtu_bytes: Int) -> Int:
     return header
 
 
-@kernel
+@step
 def segment_size(batch: Inbound, chain: Int, header: Int, mtu_bytes: Int) -> Int:
     """Payload bytes of each segment of a superpacket; 0: leave it whole.
 
@@ -86,7 +86,7 @@ def segment_size(batch: Inbound, chain: Int, header: Int, mtu_bytes: Int) -> Int
     return np.int64(0)
 
 
-@kernel
+@step
 def gso_type(batch: Inbound, frame: Int) -> Int:
     """The virtio gso_type for a TCP or UDP packet."""
     if batch.kind[frame] != L4_TCP:
@@ -97,7 +97,7 @@ def gso_type(batch: Inbound, frame: Int) -> Int:
     return np.int64(ecn | (GSO_TCPV4 if batch.data[start] >> 4 == 4 else GSO_TCPV6))
 
 
-@kernel
+@step
 def set_lengths(batch: Inbound, chain: Int) -> None:
     """Gives the chain's first packet the length of all, and the last one's flags (PSH)."""
     data = batch.data

@@ -36,7 +36,7 @@ from forwarder.fib.layout import (
 )
 from forwarder.fib.lookup import AF_INET6
 from forwarder.fib.routes import IPAddress
-from forwarder.jit import kernel
+from forwarder.jit import kernel, step
 from forwarder.tun import CSUM_AND_TSO, TUNSETOFFLOAD
 from forwarder.tunnel import Tunnel
 from forwarder.wire.checksum import pseudo_sum, set_ipv4_checksum
@@ -161,7 +161,7 @@ def _outer_ip_template(address: IPAddress) -> bytes:
     return ipv6.tobytes()
 
 
-@kernel
+@step
 def takes(tunnel: Tunnel, batch: Outbound, packet: Int, fib: FibView) -> bool:
     """Whether this packet goes out whole: a TCP superpacket that fits an outer IP packet."""
     ipv6 = fib.adjacencies[batch.adjacency[packet], SOCKADDR_AT] == AF_INET6
@@ -176,7 +176,7 @@ def takes(tunnel: Tunnel, batch: Outbound, packet: Int, fib: FibView) -> bool:
     return outer + batch.length[packet] <= OUTER_LENGTH_MAX
 
 
-@kernel
+@step
 def write_headers(
     tunnel: Tunnel, batch: Outbound, packet: Int, rewrite: Bytes, tos: Int, lane: Int, ident: Int
 ) -> Int:
@@ -232,7 +232,7 @@ def _store_native16(data: Bytes, at: Int, value: Int) -> None:
     data[at + 1] = (value >> 8) & 0xFF
 
 
-@kernel
+@step
 def send(
     tunnel: Tunnel, batch: Outbound, packet: Int, rewrite: Bytes, tos: Int, lane: Int, row: Longs
 ) -> None:

@@ -15,7 +15,7 @@ from forwarder.counters import Drop, Total
 from forwarder.fib.layout import SOCKADDR_AT, SOCKADDR_LENGTH_AT, FibView
 from forwarder.fib.lookup import AF_INET6
 from forwarder.fib.routes import IPAddress
-from forwarder.jit import kernel
+from forwarder.jit import kernel, step
 from forwarder.tunnel import Tunnel
 
 SOL_UDP = 17
@@ -191,7 +191,7 @@ def _bind(opened: socket.socket, address: IPAddress, port: int) -> None:
 # ---- sending ------------------------------------------------------------------------------------
 
 
-@kernel
+@step
 def write_message_header(batch: Outbound, message: Int, fib: FibView) -> None:
     """Fills the msghdr of a planned message; iovecs are counted up as they are added."""
     row = batch.message_row[message]
@@ -329,18 +329,8 @@ def receive(fd: Int, batch: Inbound, row: Longs) -> Int:
 
     Fills data, names, message_bytes, message_gro and message_tos.
     """
-    data = np.int64(batch.data.ctypes.data)
-    for m in range(MESSAGES_IN):
-        header = batch.msghdrs[m]
-        batch.iovecs[m, 0] = data + m * MESSAGE_BYTES
-        batch.iovecs[m, 1] = MESSAGE_BYTES
-        header[NAME] = np.int64(batch.names[m].ctypes.data)
-        header[NAME_BYTES] = batch.names.shape[1]
-        header[IOV] = np.int64(batch.iovecs[m].ctypes.data)
-        header[IOV_COUNT] = 1
-        header[CONTROL] = np.int64(batch.control[m].ctypes.data)
-        header[CONTROL_BYTES] = batch.control.shape[1] * 8
-        header[FLAGS] = 0
+    if batch.msghdrs[0, IOV] == 0:
+        _wire_up(batch)
     while True:
         got = np.int64(
             libc.recvmmsg(
@@ -355,11 +345,34 @@ def receive(fd: Int, batch: Inbound, row: Longs) -> Int:
     for m in range(got):
         batch.message_bytes[m] = batch.msghdrs[m, MESSAGE_BYTES_AT] & 0xFFFFFFFF
         _read_control(batch, m)
+        _offer_room(batch, m)
     row[Total.IN_MESSAGES] += got
     return got
 
 
 @kernel
+def _wire_up(batch: Inbound) -> None:
+    """Points every msghdr to its buffers, once."""
+    data = np.int64(batch.data.ctypes.data)
+    for m in range(MESSAGES_IN):
+        batch.iovecs[m, 0] = data + m * MESSAGE_BYTES
+        batch.iovecs[m, 1] = MESSAGE_BYTES
+        header = batch.msghdrs[m]
+        header[NAME] = np.int64(batch.names[m].ctypes.data)
+        header[IOV] = np.int64(batch.iovecs[m].ctypes.data)
+        header[IOV_COUNT] = 1
+        header[CONTROL] = np.int64(batch.control[m].ctypes.data)
+        _offer_room(batch, m)
+
+
+@step
+def _offer_room(batch: Inbound, message: Int) -> None:
+    """Says how large name and control buffer are; the kernel overwrote it with what it used."""
+    batch.msghdrs[message, NAME_BYTES] = batch.names.shape[1]
+    batch.msghdrs[message, CONTROL_BYTES] = batch.control.shape[1] * 8
+
+
+@step
 def _read_control(batch: Inbound, message: Int) -> None:
     """Reads the control messages: UDP_GRO's segment size, and the outer TOS."""
     control = batch.control[message]

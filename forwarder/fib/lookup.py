@@ -15,7 +15,7 @@ from forwarder.fib.layout import (
     FibView,
     vtep_hash,
 )
-from forwarder.jit import kernel
+from forwarder.jit import kernel, step
 from forwarder.wire.ip import load32
 
 AF_INET = 2
@@ -26,7 +26,7 @@ VTEP_PROBES_MAX = 128
 _vtep_hash = kernel(vtep_hash)
 
 
-@kernel
+@step
 def lookup_ipv4(fib: FibView, address: Int) -> Int:
     """The adjacency of an IPv4 address (host byte order), NO_ADJACENCY when there is no route.
 
@@ -60,7 +60,7 @@ def lookup_ipv6(fib: FibView, data: Bytes, at: Int) -> Int:
     return np.int64(fib.ipv6_adjacency[copy + below - 1])
 
 
-@kernel
+@step
 def lookup_packet(fib: FibView, data: Bytes, address_at: Int, version: Int) -> Int:
     """The adjacency of the 4- or 16-byte address at data[address_at]."""
     if version == 4:
@@ -68,7 +68,7 @@ def lookup_packet(fib: FibView, data: Bytes, address_at: Int, version: Int) -> I
     return lookup_ipv6(fib, data, address_at)
 
 
-@kernel
+@step
 def is_address_of(fib: FibView, adjacency: Int, sockaddr: Bytes) -> bool:
     """Whether a sockaddr (as recvmmsg fills it) is the VTEP of this adjacency, port aside."""
     row = fib.adjacencies[adjacency]

@@ -78,9 +78,12 @@ IPV6_SOURCE_AT = offset(IPV6, "source")
 IPV6_DESTINATION_AT = offset(IPV6, "destination")
 TCP_BYTES = TCP.itemsize
 TCP_SEQUENCE_AT = offset(TCP, "sequence")
+TCP_ACKNOWLEDGMENT_AT = offset(TCP, "acknowledgment")
 TCP_DATA_OFFSET_AT = offset(TCP, "data_offset")
 TCP_FLAGS_AT = offset(TCP, "flags")
+TCP_WINDOW_AT = offset(TCP, "window")
 TCP_CHECKSUM_AT = offset(TCP, "checksum")
+TCP_URGENT_AT = offset(TCP, "urgent")
 UDP_BYTES = UDP.itemsize
 UDP_LENGTH_AT = offset(UDP, "length")
 UDP_CHECKSUM_AT = offset(UDP, "checksum")
@@ -130,6 +133,15 @@ def load32(data: Bytes, at: Int) -> Int:
         | (np.int64(data[u + np.uint64(2)]) << 8)
         | np.int64(data[u + np.uint64(3)])
     )
+
+
+@kernel
+def same_words(data: Bytes, a: Int, b: Int, words: Int) -> bool:
+    """Whether `words` fields of 32 bits at a and b are equal."""
+    for at in range(0, 4 * words, 4):
+        if load32(data, a + at) != load32(data, b + at):
+            return False
+    return True
 
 
 @kernel
