@@ -206,6 +206,11 @@ FORWARDER: tuple[Family, ...] = (
         ("offload",),
     ),
     Family(
+        "loden_seccomp_enabled",
+        "Whether the workers' system calls are filtered; `loden status` says why not.",
+        lambda status: [((), status["seccomp"] == "on")],
+    ),
+    Family(
         "loden_fib_routes",
         "Routes that packets follow.",
         lambda status: [((), status["fib"] and status["fib"]["routes"])],
@@ -304,6 +309,12 @@ FORWARDER: tuple[Family, ...] = (
         "loden_worker_restarts_total",
         "How often the worker died and was replaced.",
         _per_worker(lambda worker: worker["deaths"]),
+        ("cpu",),
+    ),
+    Family(
+        "loden_worker_hangs_total",
+        "How often it was ended because it had stopped moving; counted as a restart, too.",
+        _per_worker(lambda worker: worker["hangs"]),
         ("cpu",),
     ),
     Family(

@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 
 VERSION = metadata.version("loden")
 STATUS_TIMEOUT_S = 5.0
-FORWARDER_NAMES = ("offloads", "path_mtus", "device_drops", "totals", "drops", "drop_help")
+FORWARDER_NAMES = (
+    "offloads",
+    "seccomp",
+    "path_mtus",
+    "device_drops",
+    "totals",
+    "drops",
+    "drop_help",
+)
 RATES_NAMES = ("rates", "drop_rates")
 USAGE_NAMES = ("cpu_user_s", "cpu_system_s", "resident_bytes")
 

@@ -122,6 +122,7 @@ def _add_forwarder(grid: Table, status: Status) -> None:
     for name, state in status["offloads"].items():
         if state != "on":
             grid.add_row("", f"{name}: {escape(state)}")
+    grid.add_row("seccomp", escape(status["seccomp"]))
     if limits := status["path_mtus"]:
         shown = list(limits.items())[:PATHS_SHOWN]
         said = ", ".join(f"{limit} bytes to {peer}" for peer, limit in shown)
