@@ -7,10 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo bench test check fuzz clean prepared prepared-for-tests root
+.PHONY: help install install-service uninstall-service demo bench test check fuzz clean prepared prepared-for-tests root
 
 help:
 	@echo "make install   .venv with loden in it, ready to run"
+	@echo "make install-service    a service of systemd, in /opt/loden (needs root)"
+	@echo "make uninstall-service  removes it again"
 	@echo "make demo      two hosts, one overlay: shown and measured (needs root)"
 	@echo "make bench     loden beside its peers, with a report in perf-results/ (needs root)"
 	@echo "make test      all tests, namespaces and a real etcd included (needs root)"
@@ -19,6 +21,11 @@ help:
 	@echo "make clean     remove what the others made in this folder"
 
 install: $(VENV)/installed
+
+# PREFIX, UNITDIR, DESTDIR: see systemd/service.
+install-service uninstall-service: | prepared
+	@PYTHON="$(PYTHON)" PREFIX="$(PREFIX)" UNITDIR="$(UNITDIR)" DESTDIR="$(DESTDIR)" \
+		systemd/service $(@:-service=)
 
 demo: root $(VENV)/installed
 	@$(BIN)/loden demo

@@ -29,6 +29,7 @@ SESSION_MARK = "LODEN_TEST_SESSION"
 TOOLS = {
     "netns": ("ip", "nft", "iptables", "ping", "iperf3", "ethtool", "socat", "tcpdump", "tshark"),
     "etcd": ("etcd", "etcdctl"),
+    "systemd": ("systemd-analyze", "systemctl", "unshare", "nsenter"),
     "docker": ("dockerd", "docker", "containerd", "runc", "busybox", "systemd-analyze"),
     "cni": ("/usr/lib/cni/bridge", "/usr/lib/cni/portmap", "busybox"),
 }
