@@ -23,9 +23,13 @@ help:
 install: $(VENV)/installed
 
 # PREFIX, UNITDIR, DESTDIR: see systemd/service.
-install-service uninstall-service: | prepared
-	@PYTHON="$(PYTHON)" PREFIX="$(PREFIX)" UNITDIR="$(UNITDIR)" DESTDIR="$(DESTDIR)" \
-		systemd/service $(@:-service=)
+service = PYTHON="$(PYTHON)" PREFIX="$(PREFIX)" UNITDIR="$(UNITDIR)" DESTDIR="$(DESTDIR)" systemd/service
+
+install-service: | prepared
+	@$(service) install
+
+uninstall-service:
+	@$(service) uninstall
 
 demo: root $(VENV)/installed
 	@$(BIN)/loden demo
