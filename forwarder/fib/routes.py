@@ -1,7 +1,7 @@
 """Prefixes and next hops: a route as the writer of the FIB is given it."""
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from forwarder.wire.vxlan import VNI_MAX, format_mac, parse_mac
@@ -62,14 +62,20 @@ class RemoteVtep:
     vni: int
     port: int
     """Outer UDP destination port."""
+    _hash: int = field(init=False, repr=False, compare=False)
+    """Of the other fields: a FIB asks for it several times for each of a million routes."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.address, self.mac, self.vni, self.port)))
         if len(self.mac) != 6:
             raise ValueError(f"mac {self.mac!r}: a MAC address has 6 bytes")
         if not 0 <= self.vni <= VNI_MAX:
             raise ValueError(f"vni {self.vni}: allowed are 0 to {VNI_MAX}")
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port {self.port}: allowed are 1 to 65535")
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __str__(self) -> str:
         return f"{self.address} (VNI {self.vni}, {format_mac(self.mac)})"

@@ -29,10 +29,17 @@ from forwarder.fib.layout import (
     FibMemory,
     Kind,
 )
-from forwarder.fib.ranges import disjoint_ranges
+from forwarder.fib.ranges import RangeTable
 from forwarder.fib.routes import IPAddress, Local, NextHop, Prefix, RemoteVtep
 from forwarder.fib.vteps import VtepTable
 from forwarder.wire.vxlan import build_rewrite
+
+PACKED_ROUTE = struct.Struct("=16sIBB2x")
+"""An element of ROUTE."""
+assert PACKED_ROUTE.size == ROUTE.itemsize
+
+IPV6_ANEW = 8
+"""Where more than one IPv6 route in so many changes, flattening all is less work than each."""
 
 
 class FibFull(Exception):
@@ -104,12 +111,18 @@ class FibWriter:
         self._group_pool = _Pool("groups", memory.capacity.groups, 0)
         self._route_pool = _Pool("routes", memory.capacity.routes, 0)
         self._route_slots: dict[Prefix, int] = {}
+        # Single elements are stored and read many times as fast as through NumPy.
+        self._routes_bytes = memory.routes.view(np.uint8).data
+        self._route_rows = memory.routes["adjacency"]
         self._vteps = VtepTable(memory.view.vteps)
         self._lengths = [dict.fromkeys(range(33), 0), dict.fromkeys(range(129), 0)]
         # Length + 1 of the route behind each entry, 0: none.  Sparse like the tables themselves.
         self._depth24 = np.zeros(TBL24_ENTRIES, np.uint8)
+        self._entries24, self._depths24 = memory.view.tbl24.data, self._depth24.data
         self._group_depth = np.zeros(memory.capacity.groups * GROUP_ENTRIES, np.uint8)
         self._group_routes: dict[int, int] = {}  # group -> routes longer than /24 in it
+        self._ipv6 = RangeTable()
+        self._ipv6_unwritten = [0, 0]  # of each copy, the first range that is not in step
         self._ipv6_last_switch = 0
         self._format()
 
@@ -153,6 +166,7 @@ class FibWriter:
         for prefix, hop in sorted(news.items(), key=lambda change: change[1] is None):
             self._set_route(prefix, hop)
         if any(prefix.version == 6 for prefix in news):
+            self._flatten_ipv6(news)
             self._publish_ipv6()
         self._finish_generation()
         return len(news)
@@ -238,18 +252,20 @@ class FibWriter:
         if slot is None:
             slot = self._route_slots[prefix] = self._route_pool.take()
             self._lengths[prefix.version == 6][prefix.length] += 1
-            entry = self.memory.routes[slot]
-            address = prefix.address.to_bytes(prefix.bits // 8, "big").ljust(16, b"\0")
-            entry["address"] = np.frombuffer(address, np.uint8)
-            entry["prefix_length"] = prefix.length
-            entry["family"] = prefix.version
-        self.memory.routes[slot]["adjacency"] = row
+            address = prefix.address.to_bytes(prefix.bits // 8, "big")
+            PACKED_ROUTE.pack_into(
+                self._routes_bytes, slot * ROUTE.itemsize, address, 0, prefix.length, prefix.version
+            )
+        self._route_rows[slot] = row  # last: until then there is no route to be listed
 
     def _clear_route(self, prefix: Prefix) -> None:
         slot = self._route_slots.pop(prefix)
         self._lengths[prefix.version == 6][prefix.length] -= 1
-        self.memory.routes[slot] = np.zeros((), ROUTE)
+        self._route_rows[slot] = NO_ADJACENCY
         self._route_pool.free.append(slot)  # no worker reads these
+
+    def _row_of(self, hop: NextHop) -> int:
+        return self._adjacencies[hop].row
 
     def _cover_of(self, prefix: Prefix) -> tuple[int, int]:
         """(adjacency row, depth) of the longest route that covers `prefix` and is shorter."""
@@ -290,6 +306,10 @@ class FibWriter:
     ) -> None:
         """Stores `row` in the entries of a prefix of at most /24 that no longer route owns."""
         first = prefix.address >> 8
+        if prefix.length == 24 and not self._entries24[first] & IS_GROUP:  # most routes are
+            self._entries24[first] = row
+            self._depths24[first] = depth
+            return
         span = slice(first, first + (1 << (24 - prefix.length)))
         entries, depths = self._view.tbl24[span], self._depth24[span]
         mine = depths == only_depth if only_depth else depths <= from_depth_at_most
@@ -339,26 +359,36 @@ class FibWriter:
 
     # ---- IPv6: disjoint ranges ------------------------------------------------------------------
 
+    def _flatten_ipv6(self, news: Mapping[Prefix, NextHop | None]) -> None:
+        """Brings the ranges into step with the routes: one by one, or where many change, anew."""
+        changed = sorted(p for p in news if p.version == 6)
+        if IPV6_ANEW * len(changed) > sum(self._lengths[1].values()):
+            routes = {p: self._row_of(hop) for p, hop in self.routes.items() if p.version == 6}
+            self._ipv6.load(routes)
+            first = 0
+        else:
+            first = min(self._flatten_route(prefix) for prefix in changed)
+        self._ipv6_unwritten = [min(first, place) for place in self._ipv6_unwritten]
+
+    def _flatten_route(self, prefix: Prefix) -> int:
+        hop = self.routes.get(prefix)
+        if hop is not None:
+            return self._ipv6.set(prefix, self._row_of(hop))
+        return self._ipv6.delete(prefix, self._cover_of(prefix)[0])
+
     def _publish_ipv6(self) -> None:
-        """Compiles all IPv6 routes into the copy not in use, and switches to it."""
-        routes = [
-            (prefix, self._adjacencies[hop].row)
-            for prefix, hop in self.routes.items()
-            if prefix.version == 6
-        ]
-        ranges = list(disjoint_ranges(routes))
+        """Brings the copy not in use into step, and switches to it."""
         header = self.memory.header
         copy = 1 - (int(header["ipv6_active"]) >> 32)
         while not self._is_past(self._ipv6_last_switch):
             time.sleep(0.0002)  # a turn of the slowest worker takes no longer
         at = copy * self.memory.capacity.ipv6_ranges
-        mask = (1 << 64) - 1
-        span = slice(at, at + len(ranges))
-        self._view.ipv6_first[span, 0] = [first >> 64 for first, _ in ranges]
-        self._view.ipv6_first[span, 1] = [first & mask for first, _ in ranges]
-        self._view.ipv6_adjacency[span] = [row for _, row in ranges]
+        first, count = self._ipv6_unwritten[copy], len(self._ipv6)
+        self._view.ipv6_first[at + first : at + count] = self._ipv6.words[first:]
+        self._view.ipv6_adjacency[at + first : at + count] = self._ipv6.rows[first:]
         self._order_writes()
-        header["ipv6_active"] = copy << 32 | len(ranges)
+        header["ipv6_active"] = copy << 32 | count
+        self._ipv6_unwritten[copy] = count
         self._ipv6_last_switch = self.generation + 1
 
     # ---- generations ----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder.fib.layout import NO_ADJACENCY
-from forwarder.fib.ranges import disjoint_ranges
+from forwarder.fib.ranges import RangeTable, disjoint_ranges
 from forwarder.fib.routes import Prefix
 
 BITS = 6
@@ -38,3 +38,39 @@ def test_ranges_say_what_the_longest_prefix_says(routes: dict[Prefix, int]) -> N
         expected = NO_ADJACENCY if longest is None else routes[longest]
         below = [row for first, row in ranges if first <= number]
         assert (below[-1] if below else NO_ADJACENCY) == expected
+
+
+def ranges_of(table: RangeTable) -> list[tuple[int, int]]:
+    firsts = [int(high) << 64 | int(low) for high, low in table.words]
+    return list(zip(firsts, table.rows.tolist(), strict=True))
+
+
+@given(small_tables(), small_tables())
+def test_changes_one_by_one_end_where_a_new_compilation_does(
+    before: dict[Prefix, int], after: dict[Prefix, int]
+) -> None:
+    table = RangeTable()
+    table.load(before)
+    routes = dict(before)
+    for prefix in sorted(before.keys() | after.keys(), key=hash):
+        if prefix in after:
+            routes[prefix] = after[prefix]
+            first = table.set(prefix, after[prefix])
+        else:
+            del routes[prefix]
+            covers = [p for p in routes if p.address <= prefix.address and p.last >= prefix.last]
+            cover = max(covers, key=lambda p: p.length, default=None)
+            first = table.delete(prefix, NO_ADJACENCY if cover is None else routes[cover])
+        assert ranges_of(table) == list(disjoint_ranges(routes.items()))
+        assert 0 <= first <= len(table)
+
+
+def test_what_lies_before_the_first_range_that_differs_is_as_it_was() -> None:
+    table = RangeTable()
+    prefixes = [Prefix(6, number << 80, 48) for number in range(100)]
+    table.load({prefix: row + 1 for row, prefix in enumerate(prefixes)})
+    before = ranges_of(table)
+    first = table.set(prefixes[60], 1000)
+    assert ranges_of(table)[:first] == before[:first]
+    assert (first, len(table)) == (60, 101)
+    assert ranges_of(table)[60] == (60 << 80, 1000)

@@ -281,3 +281,29 @@ def test_writer_refuses_memory_that_was_written_to() -> None:
     fib = make_fib()
     with pytest.raises(ValueError, match="starts on fresh memory"):
         FibWriter(fib.writer.memory, OWN_MAC, fib.workers.all_past, shm.order_writes)
+
+
+def test_many_ipv6_routes_change_one_by_one() -> None:
+    """With more routes than are flattened anew, each change is written to either copy in turn."""
+    fib = make_fib(Capacity(groups=1, ipv6_ranges=512, adjacencies=64, routes=512))
+    table = RouteTable[NextHop]()
+    random = Random(1)
+    base = 0x20010DB8 << 96
+
+    def change(prefix: Prefix, hop: NextHop | None) -> None:
+        fib.writer.apply({prefix: hop})
+        table.set(prefix, hop)
+
+    fib.writer.apply({Prefix(6, base | n << 80, 48): vtep(n % 7) for n in range(100)})
+    for n in range(100):
+        table.set(Prefix(6, base | n << 80, 48), vtep(n % 7))
+    for _ in range(60):
+        length = random.choice([40, 47, 48, 48, 48, 56])
+        prefix = Prefix(6, base | random.randrange(120) << 80, 128).shortened(length)
+        change(prefix, random.choice([None, vtep(random.randrange(7))]))
+        for n in range(120):
+            for number in (base | n << 80, base | n << 80 | 1 << 79):
+                hop = table.lookup(IPv6Address(number))
+                rows = dict(fib.writer.adjacency_rows())
+                expected = NO_ADJACENCY if hop is None else rows[hop]
+                assert lookup(fib.view, IPv6Address(number)) == expected
