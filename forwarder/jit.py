@@ -5,11 +5,15 @@ functions it calls from other files are compiled into it.  So the cache folder c
 every source file of this package: changed code can never meet stale machine code.
 """
 
+import contextlib
 import hashlib
 import os
+import re
+import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +21,11 @@ from typing import Any, TypeVar
 import llvmlite
 import numba
 import numpy as np
+
+FOLDERS_KEPT = 4
+"""Of versions that are not in use any more, beside our own."""
+A_DAY_S = 24 * 3600.0
+_FOLDER_NAME = re.compile(r"kernels-[0-9a-f]{16}")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -68,6 +77,25 @@ def choose_cache_folder() -> Path | None:
         if _is_ours_alone(folder) and os.access(folder, os.W_OK):
             return folder
     return None
+
+
+def prune_cache(folder: Path) -> None:
+    """Notes that `folder` is in use, and removes its siblings that were not for a while.
+
+    Each change of a source file makes a new folder.  Another loden may be at work in one of the
+    others, so those used last are kept, and every one of the last day.
+    """
+    with contextlib.suppress(OSError):  # another loden that starts now may prune as well
+        os.utime(folder)
+        siblings = {
+            sibling: sibling.lstat().st_mtime
+            for sibling in folder.parent.iterdir()
+            if sibling != folder and _FOLDER_NAME.fullmatch(sibling.name)
+        }
+        by_use = sorted(siblings, key=siblings.__getitem__, reverse=True)
+        for sibling in by_use[FOLDERS_KEPT:]:
+            if time.time() - siblings[sibling] > A_DAY_S and _is_ours_alone(sibling):
+                shutil.rmtree(sibling, ignore_errors=True)
 
 
 CACHE_FOLDER = choose_cache_folder()

@@ -41,6 +41,7 @@ from forwarder.fib.listing import list_routes
 from forwarder.fib.routes import NextHop, Prefix, next_hop_from_wire, next_hop_to_wire
 from forwarder.fib.writer import FibFull
 from forwarder.held_fib import HeldFib
+from forwarder.jit import CACHE_FOLDER, prune_cache
 from forwarder.path_mtu import REFRESH_S
 from forwarder.rpc import Reply
 from forwarder.tunnel import Tunnel
@@ -110,6 +111,8 @@ class Supervisor:
             started = time.monotonic()
             self._endpoint.heed(selftest.run())
             worker.compile_kernels()
+            if CACHE_FOLDER is not None:
+                prune_cache(CACHE_FOLDER)
             gc.collect()
             gc.freeze()  # the workers share this memory: the collector shall not touch it
             log.info("kernels ready after %.1f s", time.monotonic() - started)
