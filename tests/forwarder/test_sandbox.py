@@ -6,6 +6,7 @@ import ctypes
 import faulthandler
 import mmap
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from forwarder import libc as libc_module
 from forwarder import logs, sandbox, shm
 from forwarder.config import ConfigError
 from forwarder.sandbox import Identity, find_identity
@@ -114,6 +116,12 @@ def test_filter_allows_what_the_loop_needs(deed: Callable[[], object]) -> None:
 @pytest.mark.parametrize("deed", REFUSED.values(), ids=REFUSED.keys())
 def test_filter_ends_a_process_that_does_more(deed: Callable[[], object]) -> None:
     assert in_a_child(confine_calls, deed) == -signal.SIGSYS
+
+
+def test_filter_allows_every_call_that_compiled_code_declares() -> None:
+    declared = re.findall(r'_external\("(\w+)"', Path(libc_module.__file__).read_text())
+    assert "recvmmsg" in declared
+    assert set(declared) <= {*sandbox.SYSTEM_CALLS}
 
 
 def test_crash_is_told_apart_from_a_violation() -> None:
