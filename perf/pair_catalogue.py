@@ -75,7 +75,7 @@ def of_udp(
         "kpps",
         ALL_UDP,
         take,
-        lambda e: (e.trial_s + 0.06) * (1 + 0.3 * e.trials_max),  # fast ones need a single trial
+        lambda e: (e.trial_s + 0.06) * max(3, 0.4 * e.trials_max),  # fast ones need three trials
         targets=targets,
     )
 
@@ -88,7 +88,7 @@ def by_size(size: int) -> Measure[Pair]:
     targets = {64: at_least(2.0), 1300: at_least(1.5)}.get(size, ())
     measure = of_udp(f"udp{size}", f"UDP, {size} bytes, one flow", udp(size), targets)
     points = (Point(BY_SIZE, size), *((Point(BY_FLOWS, 1),) if size == 64 else ()))
-    return replace(measure, points=points, quick=QUICK if targets else ())
+    return replace(measure, points=points, quick={64: ALL_UDP, 1300: QUICK}.get(size, ()))
 
 
 def by_flows(flows: int) -> Measure[Pair]:
@@ -130,7 +130,7 @@ LATENCY = Measure[Pair](
     lambda e: e.pings * 120e-6,
     more_is_better=False,
     targets=(Target("loden", 1.5, "kernel"), Target("loden-busy", 1.0, "kernel")),
-    quick=("kernel", "loden", "loden-busy"),
+    quick=(*ALL_UDP, "loden-busy"),
 )
 COST = Measure[Pair](
     "cpu-tcp",
@@ -197,7 +197,7 @@ OFFLOADS = Scene[Pair](
             unit="CPU s/million",
             contenders=(*ALL_UDP, "loden-busy"),
             take=cpu_per_million_packets(COST_KPPS, 64),
-            quick=(),
+            quick=QUICK,
         ),
     ),
     build_s=lambda effort: 20.0,

@@ -15,7 +15,7 @@ from perf.pair_catalogue import OFFLOADS, PLAIN_NIC, ROUTES, WORKERS, worker_cou
 TINY = Effort(
     tcp_s=1,
     trial_s=0.05,
-    trials_max=3,
+    trials_max=6,
     resolution=0.2,
     pings=50,
     kernel_s=0.001,

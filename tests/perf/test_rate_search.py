@@ -42,7 +42,32 @@ def test_nothing_lost_at_full_speed_ends_the_search() -> None:
     link = Link(capacity_pps=600_000)
     best, trials = find_loss_free_rate(link, resolution=0.02, trials_max=40)
 
-    assert (best.received_pps, trials, link.offered) == (500_000, 1, [None])
+    assert (best.received_pps, trials, link.offered) == (500_000, 3, [None, None, None])
+
+
+def test_sender_that_is_faster_now_and_then_has_its_usual_rate() -> None:
+    speeds = iter([100_000, 250_000, 110_000])
+    best, _ = find_loss_free_rate(
+        lambda rate_pps: Trial(rate_pps, sent := next(speeds), sent, 0, 0, 1.0),
+        resolution=0.02,
+        trials_max=9,
+    )
+    assert best.received_pps == 110_000
+
+
+def test_full_speed_that_passes_only_by_chance_is_not_the_result() -> None:
+    offered: list[float | None] = []
+
+    def attempt(rate_pps: float | None) -> Trial:
+        offered.append(rate_pps)
+        sent = round(rate_pps or 100_000)
+        return Trial(rate_pps, sent, min(sent, 100_000 if len(offered) == 1 else 50_000), 0, 0, 1)
+
+    best, trials = find_loss_free_rate(attempt, resolution=0.02, trials_max=20)
+
+    assert offered[:3] == [None, None, None]
+    assert best.received_pps == pytest.approx(50_000, rel=0.03)
+    assert trials == len(offered)
 
 
 def test_one_spoiled_trial_does_not_spoil_the_result() -> None:
