@@ -38,3 +38,8 @@ def in_time(seconds: float) -> str:
     if seconds < 48 * 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 86400:.0f} days"
+
+
+def counted(count: int, noun: str) -> str:
+    """Such as "1 packet" and "12,000 packets"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from control.exits import fail
 from control.flags import run_dir_option
-from control.rates import in_time
+from control.rates import counted, in_time
 from control.status import ask_control
 from forwarder.api import ForwarderClient
 from forwarder.fib.routes import IPAddress, NextHop, Prefix, RemoteVtep, next_hop_to_wire
@@ -68,8 +68,9 @@ def routes_command(
     console = Console(emoji=False, highlight=False)
     if rows:
         console.print(as_table(rows))
-    count = f"{len(rows):,} of {len(listed):,}" if prefix or to else f"{len(rows):,}"
-    console.print(f"{count} routes; {age_of_routes(run_dir)}")
+    total = counted(len(listed), "route")
+    count = f"{len(rows):,} of {total}" if prefix or to else total
+    console.print(f"{count}; {age_of_routes(run_dir)}")
 
 
 def overlaps(one: Prefix, other: Prefix) -> bool:

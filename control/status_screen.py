@@ -15,7 +15,7 @@ from rich.table import Table
 
 from control.exits import EXIT_FAILURE, fail
 from control.flags import run_dir_option
-from control.rates import in_time, scaled
+from control.rates import counted, in_time, scaled
 from control.status import gather
 from control.traffic_table import traffic_cells, traffic_table
 from forwarder.rpc import RpcError
@@ -130,7 +130,7 @@ def _add_forwarder(grid: Table, status: Status) -> None:
         grid.add_row("narrow ways", f"pods' packets of at most {said}{more}")
     for way, name in (("out", "sent"), ("in", "received")):
         packets, size = (status["totals"][f"{way}_{what}"] for what in ("packets", "bytes"))
-        grid.add_row(name, f"{packets:,} packets, {scaled(size)}B")
+        grid.add_row(name, f"{counted(packets, 'packet')}, {scaled(size)}B")
 
 
 def _workers(status: Status) -> Table:

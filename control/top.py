@@ -26,7 +26,7 @@ from rich.text import Text
 
 from control.exits import fail
 from control.flags import run_dir_option
-from control.rates import in_time, per_second, scaled
+from control.rates import counted, in_time, per_second, scaled
 from control.traffic_table import traffic_cells, traffic_table
 from forwarder.api import ForwarderClient
 from forwarder.counters import PEER_COLUMNS
@@ -121,7 +121,7 @@ def render(view: View, order: str, peers_shown: int | None) -> RenderableType:
     stats = view.sample.stats
     device = stats["config"]["device"] if stats["config"] else "not configured"
     heading = (
-        f"loden top   {device}, up {in_time(stats['up_s'])}, {len(view.peers)} peers   "
+        f"loden top   {device}, up {in_time(stats['up_s'])}, {counted(len(view.peers), 'peer')}   "
         f"{view.interval_s:.1f} s, by {order}"
     )
     if stats["control_gone_s"] is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from control.rates import in_bits, in_time, per_second, scaled
+from control.rates import counted, in_bits, in_time, per_second, scaled
 
 
 def test_rates_are_differences_by_time() -> None:
@@ -40,6 +40,15 @@ def test_three_digits_and_a_prefix(value: float, text: str) -> None:
 def test_bytes_are_shown_as_bits() -> None:
     assert in_bits(125_000_000) == "1.00 Gbit/s"
     assert in_bits(0) == "0 bit/s"
+
+
+def test_one_is_not_many() -> None:
+    assert [counted(n, "peer") for n in (0, 1, 2, 1234)] == [
+        "0 peers",
+        "1 peer",
+        "2 peers",
+        "1,234 peers",
+    ]
 
 
 @pytest.mark.parametrize(
