@@ -23,7 +23,7 @@ FALSE_ALARMS = 0.05
 THRESHOLD = 0.05
 """Smaller changes are none: so much differs between two runs of the same code without a reason,
 such as where in memory things lie, which the noise within a run does not show."""
-MACHINE = ("cpu", "cpus", "memory_gb", "architecture", "kernel")
+MACHINE = ("cpu", "cpus", "memory_gb", "architecture", "kernel", "settings")
 VERSIONS = ("python", "packages", "tools")
 
 

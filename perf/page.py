@@ -27,7 +27,7 @@ from perf.results import curves_of
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #24292f; background: #fff;
-       max-width: 72rem; margin: 2rem auto; padding: 0 1.5rem; }
+       max-width: 78rem; margin: 2rem auto; padding: 0 1.5rem; }
 h1 { font-size: 1.7rem; margin-bottom: .3rem; }
 h2 { font-size: 1.2rem; margin: 2.6rem 0 .8rem; padding-top: .8rem; border-top: 1px solid #d0d7de; }
 ul { color: #57606a; padding-left: 1.2rem; }
@@ -37,9 +37,11 @@ figure svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }
 th { text-align: left; color: #57606a; font-weight: 600; white-space: nowrap; }
 th, td { padding: .3rem .8rem .3rem 0; vertical-align: top; border-bottom: 1px solid #eaeef2; }
-td:nth-child(2), td:nth-child(3), td:nth-child(4) { white-space: nowrap; }
+td { white-space: nowrap; }
+td:first-child { min-width: 9rem; white-space: normal; }
+td:nth-child(7):last-child { min-width: 14rem; white-space: normal; }
 strong { color: #b3261e; } ul strong { color: inherit; }
-td span { white-space: nowrap; color: #57606a; }
+td span { color: #57606a; }
 code { font-size: .92em; }
 """
 
@@ -98,7 +100,7 @@ def scene_plots(run: Run, measures: Sequence[Measure[Any]]) -> Iterator[str]:
 
 
 def heading(title: str) -> str:
-    return f"<h2>{html.escape(in_capitals(title))}</h2>"
+    return f"<h2>{inline(in_capitals(title))}</h2>"
 
 
 def in_figure(svg: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ STYLE = {
     "font.size": 9,
     "text.color": INK,
     "axes.edgecolor": "#d0d7de",
+    "axes.axisbelow": True,
     "axes.labelcolor": PALE_INK,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
@@ -56,7 +58,8 @@ STYLE = {
 }
 COLUMNS = 3
 WIDTH_IN = 10.0
-BAR_IN = 0.26
+BAR_IN, LINE_IN = 0.26, 0.16
+TITLE_CHARACTERS = 32
 PERCENTILE = re.compile(r"p(\d+(?:\.\d+)?)")
 
 
@@ -99,18 +102,26 @@ def bars(run: Run, measures: Sequence[Measure[Any]], titles: Sequence[str] = ())
     panels = list(zip(measures, shown, strict=True))
     rows = [panels[at : at + COLUMNS] for at in range(0, len(panels), COLUMNS)]
     most = [max(len(present(run.results, measure)) for measure, _ in row) for row in rows]
-    heights = [count * BAR_IN + 0.55 for count in most]
+    lines = [max(wrapped(title).count("\n") for _, title in row) for row in rows]
+    heights = [
+        count * BAR_IN + more * LINE_IN + 0.55 for count, more in zip(most, lines, strict=True)
+    ]
 
     def draw(fig: Figure) -> None:
         grid = fig.add_gridspec(len(rows), COLUMNS, height_ratios=heights)
         for r, row in enumerate(rows):
             for c, (measure, title) in enumerate(row):
                 axes = fig.add_subplot(grid[r, c])
-                axes.set_title(in_capitals(title), pad=18)
+                axes.set_title(wrapped(title), pad=18)
                 draw_bars(axes, run.results, measure)
                 axes.set_ylim(most[r] - 0.5, -0.5)  # bars of a row are equally thick
 
     return drawn(WIDTH_IN, sum(heights), draw)
+
+
+def wrapped(title: str) -> str:
+    """For a panel as wide as a column."""
+    return "\n".join(textwrap.wrap(in_capitals(title), TITLE_CHARACTERS))
 
 
 def present(results: Results, measure: Measure[Any]) -> list[str]:
@@ -158,8 +169,12 @@ def lines(run: Run, curve: Curve, measures: Sequence[tuple[float, Measure[Any]]]
         if unit == curve.x_unit:
             axes.plot(xs, xs, ":", color=PALE_INK, linewidth=1, label="as offered", zorder=0)
         set_x_axis(axes, xs)
+        highs = [s.high for _, m in measures for n in names if (s := run.results.spread(m.name, n))]
+        axes.set_ylim(0, 1.1 * max(highs) or None)
         axes.set_xlabel(f"{curve.x_name}{f' ({curve.x_unit})' if curve.x_unit else ''}")
-        finish_axes(axes, unit)
+        axes.set_ylabel(unit)
+        axes.grid(axis="y")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
     return drawn(WIDTH_IN * 0.75, 3.6, draw)
 
@@ -197,16 +212,19 @@ def shortened_number(value: float) -> str:
 
 
 def percentiles(run: Run, measures: Sequence[Measure[Any]]) -> str:
-    """A panel per measure, a line per contender: each percentile among its details."""
+    """A panel per measure, a line per contender: each percentile among its details.
+
+    The measures are of one unit.
+    """
     from matplotlib.ticker import LogLocator, NullLocator
 
     panels = [(measure, percentiles_of(run.results, measure)) for measure in measures]
 
+    names = list(dict.fromkeys(name for _, found in panels for name in found))
+
     def draw(fig: Figure) -> None:
-        for axes, (measure, found) in zip(
-            fig.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-        ):
-            names = list(found)
+        grid = fig.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for axes, (measure, found) in zip(grid, panels, strict=True):
             for name, by_share in found.items():
                 colour = colour_of(name, names)
                 axes.plot(list(by_share), list(by_share.values()), "o-", color=colour, label=name)
@@ -214,8 +232,15 @@ def percentiles(run: Run, measures: Sequence[Measure[Any]]) -> str:
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(lambda value, place: figure(value))
             axes.yaxis.set_minor_locator(NullLocator())
-            axes.set_title(in_capitals(measure.title))
-            finish_axes(axes, measure.unit)
+            axes.set_title(wrapped(measure.title))
+            axes.grid(axis="y")
+        grid[0].set_ylabel(panels[0][0].unit)
+        legend = {
+            label: line
+            for axes in grid
+            for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        fig.legend(legend.values(), legend.keys(), loc="outside right upper")
 
     return drawn(WIDTH_IN, 3.6, draw)
 
@@ -231,12 +256,3 @@ def percentiles_of(results: Results, measure: Measure[Any]) -> dict[str, dict[st
             shares.setdefault("p50", spread.median)
             found[name] = dict(sorted(shares.items(), key=lambda item: float(item[0][1:])))
     return found
-
-
-def finish_axes(axes: Axes, unit: str) -> None:
-    axes.set_ylabel(unit)
-    if axes.get_yscale() == "linear":
-        axes.set_ylim(bottom=0)
-    axes.grid(axis="y")
-    axes.set_axisbelow(True)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

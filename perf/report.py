@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from perf.markdown import figure, in_capitals, range_of, ratio_range, table, times
@@ -50,8 +50,10 @@ def about_lines(run: Run) -> Iterator[str]:
     packages = (f"{name} {number}" for name, number in machine["packages"].items() if number)
     changed = " with uncommitted changes" if machine["uncommitted_changes"] else ""
     yield f"{', '.join(packages)}; commit {(machine['commit'] or 'unknown')[:12]}{changed}"
+    yield settings_line(machine)
     yield from mtu_lines(run)
     yield from offload_lines(run)
+    yield targets_line(run)
 
 
 def mtu_lines(run: Run) -> Iterator[str]:
@@ -69,14 +71,32 @@ def offload_lines(run: Run) -> Iterator[str]:
             yield f"offloads on in `{name}`: {on}"
 
 
+def settings_line(machine: Mapping[str, Any]) -> str:
+    """Of kernel and CPU, those that figures depend on; what there is none of is left out."""
+    known = (f"{name} {value}" for name, value in machine.get("settings", {}).items() if value)
+    return ", ".join(known) or "no settings could be read"
+
+
+def targets_line(run: Run) -> str:
+    met = [run.results.is_met(measure, t) for measure in run.measures() for t in measure.targets]
+    counts = (f"{met.count(True)} met", f"{met.count(False)} missed")
+    return f"targets: {', '.join(counts)}, {met.count(None)} without a figure"
+
+
 def contender_lines(run: Run) -> Iterator[str]:
-    """What each contender is that had a turn, and its version where it is not ours."""
+    """What each contender is that had a turn; its version, or its settings where it is ours."""
     measured = {outcome.contender for outcome in run.results.outcomes}
     for name, what in run.contenders.items():
-        sites = (site.get(name, {}) for site in run.about.get("sites", {}).values())
-        version = next((f" ({site['version']})" for site in sites if "version" in site), "")
+        sites = [site[name] for site in run.about.get("sites", {}).values() if name in site]
+        facts = {key: value for site in sites for key, value in site.items()}
+        version = f" ({facts['version']})" if "version" in facts else ""
+        settings = f"; {fact_text(facts['loden'])}" if "loden" in facts else ""
         if name in measured:
-            yield f"`{name}`: {what}{version}"
+            yield f"`{name}`: {what}{version}{settings}"
+
+
+def fact_text(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in facts.items())
 
 
 def stands_alone(measure: Measure[Any]) -> bool:

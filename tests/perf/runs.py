@@ -38,11 +38,17 @@ ABOUT: dict[str, Any] = {
         "architecture": "x86_64",
         "python": "3.11.7",
         "packages": {"loden": "0.1.0", "absent": None},
+        "settings": {"default qdisc": "fq", "SMT": None},
         "tools": {"iperf3": "iperf 3.12"},
         "commit": "0123456789abcdef",
         "uncommitted_changes": True,
     },
-    "sites": {"road": {"kernel": {"offloads": {"gears": True, "wings": False}}}},
+    "sites": {
+        "road": {
+            "kernel": {"version": "9", "offloads": {"gears": True, "wings": False}},
+            "loden": {"loden": {"gearbox": "on"}},
+        }
+    },
 }
 
 

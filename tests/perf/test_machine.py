@@ -19,6 +19,9 @@ def test_description_is_plain_and_complete() -> None:
     assert described["memory_gb"] > 0
     assert described["packages"]["numba"]
     assert described["cpu"]
+    assert int(described["settings"]["rmem_max"]) > 0
+    hugepages = described["settings"]["transparent hugepages"]
+    assert hugepages in (None, "always", "madvise", "never")
 
 
 def test_what_is_not_installed_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def test_machine_and_conditions_are_told() -> None:
     report = report_of([])
     for told in ("2 CPUs: A CPU", "Linux 6.18", "commit 0123456789ab with uncommitted changes"):
         assert told in report
+    for told in ("- default qdisc fq\n", "- targets: 0 met, 0 missed, 2 without a figure\n"):
+        assert told in report
     assert "--quick" not in report
     assert "--quick" in report_of([], quick=True)
     assert "offloads on in `road`: gears\n" in report_of([])
@@ -106,3 +108,7 @@ def test_contenders_that_had_a_turn_are_explained_and_the_mtu_is_told() -> None:
     assert "- `kernel`: the usual one (7)\n" in report
     assert "one that we made" not in report
     assert report.count("MTU of all pods, whatever the contender: 1440") == 1
+
+
+def test_settings_of_loden_are_told() -> None:
+    assert "- `loden`: one that we made; gearbox: on\n" in report_of(outcomes("loden", 2))
