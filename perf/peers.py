@@ -41,8 +41,12 @@ class KernelVxlan:
         port: int = FLANNEL_PORT,
         mac: str | None = None,
         mtu_bytes: int | None = None,
+        udp_checksum: bool = True,
     ) -> None:
-        """`mac`: of the VTEP; None: a random one. `mtu_bytes`: inner; None: 1500 − overhead."""
+        """`mac`: of the VTEP; None: a random one. `mtu_bytes`: inner; None: 1500 − overhead.
+
+        `udp_checksum`: of outer IPv4 packets; without, it is zero (RFC 7348 §5).
+        """
         self.host = host
         self.subnet = subnet
         self.vni = vni
@@ -56,9 +60,11 @@ class KernelVxlan:
             self.device = f"flannel-v6.{vni}"
         self.mtu_bytes = mtu_bytes or 1500 - OVERHEAD_BYTES[subnet.version]
         nodad = " nodad" if subnet.version == 6 else ""
+        checksum = "udpcsum" if udp_checksum else "noudpcsum"
         host.ip(
             f"link add {self.device} address {self.mac} mtu {self.mtu_bytes} type vxlan id {vni}"
-            f" local {self.public_ip} dev {UNDERLAY_DEVICE} dstport {port} nolearning",
+            f" local {self.public_ip} dev {UNDERLAY_DEVICE} dstport {port} nolearning"
+            f" {checksum}",
             f"address add {subnet.network_address}/{subnet.max_prefixlen} dev {self.device}{nodad}",
             f"link set {self.device} up",
         )
