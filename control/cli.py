@@ -42,6 +42,7 @@ LAZY_COMMANDS = {
     "forwarder": "forwarder.__main__:command",
     "cni-conf": "control.cni:cni_conf_command",
     "demo": "perf.demo:command",
+    "doctor": "control.doctor.command:doctor_command",
     "docker-opts": "control.docker:docker_opts_command",
     "lookup": "control.lookup:lookup_command",
     "route": "control.route_commands:route_command",
