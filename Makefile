@@ -18,7 +18,7 @@ help:
 	@echo "make test      all tests, namespaces and a real etcd included (needs root)"
 	@echo "make check     format, lint, types, then all tests"
 	@echo "make fuzz      malformed packets, for a minute"
-	@echo "make clean     remove what the others made in this folder"
+	@echo "make clean     remove what the others made here, but for perf-results/"
 
 install: $(VENV)/installed
 
