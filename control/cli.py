@@ -76,6 +76,8 @@ def main() -> None:
 
     Where there is an etcd:  loden run --etcd-endpoints http://10.0.0.5:2379
 
+    As a service:  loden config sample > /etc/loden/loden.toml   and   loden config check
+
     flanneld's flags and FLANNELD_* environment mean the same here.
     """
 

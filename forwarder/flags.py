@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from forwarder.cpus import choose_cpus
 from forwarder.dscp import parse_dscp
+from forwarder.identity import find_identity
 from forwarder.logs import LEVELS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -148,8 +149,6 @@ def check_dscp(ctx: click.Context, param: click.Parameter, value: str) -> str:
 
 def check_user(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """Passes on a user that workers can become.  Raises click.BadParameter."""
-    from forwarder.sandbox import find_identity  # loads NumPy, which is slow: not for --help
-
     try:
         find_identity(value)
     except ValueError as error:

@@ -14,13 +14,13 @@ import ctypes
 import logging
 import mmap
 import os
-import pwd
 import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from forwarder.capabilities import PR_SET_NO_NEW_PRIVS
 from forwarder.config import ConfigError
+from forwarder.identity import Identity, find_identity
 from forwarder.offloads import ON, SWITCHED_OFF
 
 try:
@@ -50,14 +50,6 @@ API_KILL_PROCESS, API_SPEC_ALLOW = 3, 4
 
 
 @dataclass(frozen=True)
-class Identity:
-    """The unprivileged user and group the workers become."""
-
-    uid: int
-    gid: int
-
-
-@dataclass(frozen=True)
 class Sandbox:
     """What the workers are confined to."""
 
@@ -72,20 +64,10 @@ def prepare(user: str, wants_filter: bool) -> Sandbox:
     state = (why_no_filter() or ON) if wants_filter else SWITCHED_OFF
     if state not in (ON, SWITCHED_OFF):
         log.warning("the workers' system calls are not filtered: %s", state)
-    return Sandbox(find_identity(user), state)
-
-
-def find_identity(user: str) -> Identity | None:
-    """Whom the workers become.  None when we hold no privilege that could be given up."""
-    if os.geteuid() != 0:
-        return None
     try:
-        entry = pwd.getpwnam(user)
-    except KeyError:
-        raise ConfigError(f"{user!r} does not exist on this host") from None
-    if entry.pw_uid == 0:
-        raise ConfigError(f"{user!r} is root; the workers need an unprivileged user")
-    return Identity(entry.pw_uid, entry.pw_gid)
+        return Sandbox(find_identity(user), state)
+    except ValueError as error:
+        raise ConfigError(f"user: {error}") from None
 
 
 def why_no_filter() -> str | None:

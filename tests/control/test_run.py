@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -72,6 +73,12 @@ def pids(directory: Path, name: str) -> list[int]:
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
+def environment_of(directory: Path, name: str) -> set[str]:
+    """The names of the variables that the first child of this name was given."""
+    environ = Path(f"/proc/{pids(directory, name)[0]}/environ").read_bytes().decode()
+    return {entry.partition("=")[0] for entry in environ.split("\0")}
+
+
 def lives(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -89,6 +96,25 @@ def test_told_to_stop_it_ends_control_first(
     assert run.wait(10) == 0
     assert (tmp_path / "ended").read_text().split() == ["control", "forwarder"]
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_control_alone_speaks_to_systemd_and_run_says_goodbye(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WATCHDOG_PID is run's, which systemd started; etcd, say, would call itself ready."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(10.0)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "60000000")
+        monkeypatch.setenv("WATCHDOG_PID", "1")
+        run = start()
+        wait_for(lambda: pids(tmp_path, "control") and pids(tmp_path, "forwarder"))
+        wanted = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
+        told = {name: environment_of(tmp_path, name) & wanted for name in ("control", "forwarder")}
+        assert told == {"control": {"NOTIFY_SOCKET", "WATCHDOG_USEC"}, "forwarder": set()}
+        run.terminate()
+        assert systemd.recv(1024) == b"STOPPING=1"
 
 
 def test_child_that_dies_is_started_again_at_once(start: Start, tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ import pytest
 
 from forwarder import libc as libc_module
 from forwarder import logs, sandbox, shm
-from forwarder.config import ConfigError
-from forwarder.sandbox import Identity, find_identity
+from forwarder.identity import Identity
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 NOBODY = Identity(65534, 65534)
@@ -184,13 +183,3 @@ def is_open(fd: int) -> bool:
 def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "seccomp", None)
     assert sandbox.why_no_filter() == "libseccomp is not installed"
-
-
-@needs_root
-@pytest.mark.parametrize(
-    ("user", "message"),
-    [("nobody-at-all", "does not exist on this host"), ("root", "is root; the workers need")],
-)
-def test_user_that_workers_cannot_become_is_refused(user: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        find_identity(user)
