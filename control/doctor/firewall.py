@@ -251,10 +251,9 @@ def _is_among(known: object, right: object) -> bool | None:
 
 
 def _flattened(right: object) -> list[object]:
+    """All values in a value, a list or a set of values."""
     if isinstance(right, dict):
-        return [value for part in right.values() for value in _flattened(part)]
-    return (
-        [value for part in right for value in _flattened(part)]
-        if isinstance(right, list)
-        else [right]
-    )
+        right = list(right.values())
+    if not isinstance(right, list):
+        return [right]
+    return [value for part in right for value in _flattened(part)]
