@@ -79,7 +79,7 @@ def link(host: Host, name: str, how: str) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--cpus", "0,99"], "cpus: 99 is not allowed; allowed: [0"),
+        (["--cpus", "0,99"], "cpus: 99 is not allowed; allowed: 0"),
         (["--cpus", "two"], "cpus: 'two' is no list of CPUs such as '0,2-5'"),
         (["--workers", "0"], "workers: 0 is not allowed; allowed: 1 to"),
         (["--workers", "1000"], "workers: 1000 is not allowed; allowed: 1 to"),
