@@ -18,7 +18,7 @@ CONTENDERS = {
     "bare": "no overlay: the hosts route to each other's pods",
     "kernel": "the kernel's vxlan",
     "loden": "loden, superpackets cut by itself (--no-tunnel-gso)",
-    "loden-gso": "loden, TCP superpackets cut by the NIC (tunnel GSO), and --steer-by-cpu",
+    "loden-gso": "loden, TCP superpackets cut by the NIC (tunnel GSO)",
     "loden-busy": "loden, workers look for 100 µs before they block (--busy-poll-us 100)",
     "wireguard-go": "WireGuard in user space; encrypts, which the others do not",
     "nebula": "nebula with AES; encrypts, too",

@@ -30,8 +30,8 @@ HEADLINE = (
 )
 """Measure, which loden stands for it, and what it is called here.
 
-On each underlay it is the loden that a node chooses by itself; for latency also the one for those
-who can spare the CPU."""
+On each underlay it is the loden that a node chooses by itself, but for --steer-by-cpu where there
+are offloads; for latency also the one for those who can spare the CPU."""
 YARDSTICK = "kernel"
 OTHERS = ("wireguard-go", "nebula")
 BEGIN = "<!-- written by `python -m perf readme` -->"
@@ -111,7 +111,7 @@ def conditions(run: Run) -> str:
         " two hosts and their pods, in namespaces of one machine, joined by veth.",
         f"Medians of {about['repeat']} round{'s' if about['repeat'] > 1 else ''};"
         " ratios are taken within each round, in parentheses the smallest and the largest.",
-        "A plain NIC is one without offloads.",
+        "A plain NIC is one without offloads; with offloads loden runs with `--steer-by-cpu`.",
         f"{' and '.join(OTHERS)} encrypt, the others do not.",
         "`make bench` measures all of it and more on your machine;"
         " [perf/README.md](perf/README.md) says how, and what veth hides.",

@@ -150,15 +150,18 @@ def built_by(
     return lambda effort: pair_of(connect, plain_nic=plain_nic)
 
 
+STEERED = ("--steer-by-cpu",)
+"""What the README advises for links on which packets arrive on the CPU that sent them."""
+
 OFFLOADS = Scene[Pair](
     "offloads",
     "veth as it is: superpackets cross it whole",
     {
         "bare": built_by(connect_bare),
         "kernel": built_by(connect_kernel),
-        "loden": built_by(Loden()),
-        "loden-gso": built_by(Loden(("--steer-by-cpu",), tunnel_gso=True)),
-        "loden-busy": built_by(Loden(("--no-tunnel-gso", "--busy-poll-us", "100"))),
+        "loden": built_by(Loden(("--no-tunnel-gso", *STEERED))),
+        "loden-gso": built_by(Loden(STEERED, tunnel_gso=True)),
+        "loden-busy": built_by(Loden(("--no-tunnel-gso", *STEERED, "--busy-poll-us", "100"))),
         "wireguard-go": built_by(connect_wireguard_go),
         "nebula": built_by(connect_nebula),
     },
