@@ -125,7 +125,7 @@ def test_worker_that_keeps_dying_is_replaced_less_and_less_often(
 ) -> None:
     watched = live(fails)
     member = watched.crew.members[0]
-    delays = {}
+    delays = {member.deaths: member.backoff_s}
 
     def has_died_four_times() -> bool:
         watched.crew.look_after()
