@@ -31,26 +31,20 @@ from forwarder.wire.ip import (
     IPV4_BYTES,
     IPV4_CHECKSUM_AT,
     IPV4_DESTINATION_AT,
-    IPV4_FRAGMENT_AT,
-    IPV4_LENGTH_AT,
     IPV4_SOURCE_AT,
-    IPV4_TTL_AT,
     IPV6_BYTES,
     IPV6_DESTINATION_AT,
-    IPV6_LENGTH_AT,
-    IPV6_NEXT_AT,
     IPV6_SOURCE_AT,
     L4_OPAQUE,
     L4_TCP,
-    TCP_BYTES,
     TCP_DATA_OFFSET_AT,
-    UDP_BYTES,
     find_transport,
     flow_hash,
     headers_length,
     ip_length,
     load16,
     load32,
+    same_path,
     same_words,
     store16,
 )
@@ -157,37 +151,20 @@ def follows(batch: Inbound, frame: Int) -> bool:
         return False
     data, kind, transport = batch.data, batch.kind[previous], batch.transport[previous]
     a, b = batch.start[previous], batch.start[frame] + ENCAP_BYTES
-    available = batch.length[frame] - ENCAP_BYTES
-    transport_bytes = TCP_BYTES if kind == L4_TCP else UDP_BYTES
-    if kind == L4_OPAQUE or available < transport + transport_bytes:
+    if kind == L4_OPAQUE or transport != (IPV4_BYTES if data[a] >> 4 == 4 else IPV6_BYTES):
         return False
+    length = ip_length(data, b, batch.length[frame] - ENCAP_BYTES)
     if (
-        not same_words(data, a - ENCAP_BYTES, b - ENCAP_BYTES, ENCAP_BYTES // 4)
+        length < headers_length(data, a, kind, transport)
+        or not same_words(data, a - ENCAP_BYTES, b - ENCAP_BYTES, ENCAP_BYTES // 4)
         or load16(data, a - 2) != load16(data, b - 2)  # EtherType: the last of the 22 bytes
-        or load16(data, a) != load16(data, b)
+        or not same_path(data, a, b)
         or load32(data, a + transport) != load32(data, b + transport)  # both ports
     ):
         return False
-    if kind == L4_TCP:
-        at = transport + TCP_DATA_OFFSET_AT
-        if data[a + at] != data[b + at]:
-            return False  # another header length
-    if transport == IPV4_BYTES and data[a] >> 4 == 4:
-        length = load16(data, b + IPV4_LENGTH_AT)
-        same = (
-            load16(data, a + IPV4_FRAGMENT_AT) == load16(data, b + IPV4_FRAGMENT_AT)
-            and load16(data, a + IPV4_TTL_AT) == load16(data, b + IPV4_TTL_AT)  # and protocol
-            and same_words(data, a + IPV4_SOURCE_AT, b + IPV4_SOURCE_AT, 2)
-        )
-    elif transport == IPV6_BYTES and data[a] >> 4 == 6:
-        length = load16(data, b + IPV6_LENGTH_AT) + IPV6_BYTES
-        same = load16(data, a + IPV6_NEXT_AT) == load16(data, b + IPV6_NEXT_AT) and same_words(
-            data, a + IPV6_SOURCE_AT, b + IPV6_SOURCE_AT, 8
-        )
-    else:
-        return False
-    if not same or length > available or length < headers_length(data, b, kind, transport):
-        return False
+    at = transport + TCP_DATA_OFFSET_AT
+    if kind == L4_TCP and data[a + at] != data[b + at]:
+        return False  # another header length
     batch.start[frame] = b
     batch.length[frame] = length
     batch.adjacency[frame] = batch.adjacency[previous]

@@ -145,6 +145,24 @@ def same_words(data: Bytes, a: Int, b: Int, words: Int) -> bool:
 
 
 @kernel
+def same_path(data: Bytes, a: Int, b: Int) -> bool:
+    """Whether two IP headers at a and b differ at most in lengths, ids, checksums and options."""
+    if load16(data, a) != load16(data, b):
+        return False
+    if data[a] >> 4 == 4:
+        return (
+            load16(data, a + IPV4_FRAGMENT_AT) == load16(data, b + IPV4_FRAGMENT_AT)
+            and load16(data, a + IPV4_TTL_AT) == load16(data, b + IPV4_TTL_AT)  # and protocol
+            and same_words(data, a + IPV4_SOURCE_AT, b + IPV4_SOURCE_AT, 2)
+        )
+    return (
+        load16(data, a + 2) == load16(data, b + 2)  # the flow label
+        and load16(data, a + IPV6_NEXT_AT) == load16(data, b + IPV6_NEXT_AT)  # and hop limit
+        and same_words(data, a + IPV6_SOURCE_AT, b + IPV6_SOURCE_AT, 8)
+    )
+
+
+@kernel
 def store16(data: Bytes, at: Int, value: Int) -> None:
     data[at] = (value >> 8) & 0xFF
     data[at + 1] = value & 0xFF

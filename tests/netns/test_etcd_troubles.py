@@ -30,13 +30,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture
-def cluster(running: Cluster) -> Iterator[Cluster]:
-    running.start(0, 1)
-    yield running
-    print(running.logs())
-
-
 def wait_in_sync(cluster: Cluster) -> None:
     for node in cluster.nodes:
         wait_for(lambda n=node: etcd_of(n).get("state") == "in_sync", "in sync", BACK_S)  # type: ignore[misc]
